@@ -1,0 +1,103 @@
+// What the tensor side (maxpool_cpu.cpp) and the kernels (kernels.inl, compiled once per instruction set) agree on:
+// plain structs and function pointers, no torch types.
+#pragma once
+
+#include <cstdint>
+
+namespace torch_maxpool::cpu {
+
+// Element types as the kernels see them; bool is kUint8.
+enum Element : int {
+  kFloat64,
+  kFloat32,
+  kFloat16,
+  kBfloat16,
+  kUint8,
+  kInt8,
+  kInt16,
+  kInt32,
+  kInt64,
+  kElementCount,
+};
+inline constexpr int kFloatingCount = 4; // the first four can carry gradients
+
+// One spatial dimension. Dimensions that a pooling lacks have size 1, kernel 1, stride 1, no padding.
+struct Axis {
+  int64_t input; // size of the input
+  int64_t output; // size of the output
+  int64_t kernel;
+  int64_t stride;
+  int64_t dilation;
+  int64_t pad; // leading padding
+};
+
+// A pooling over depth, height and width.
+struct Shape {
+  Axis d, h, w;
+  int64_t batch;
+  int64_t channels;
+};
+
+// Strides in elements.
+struct Strides {
+  int64_t n, c, d, h, w;
+};
+
+struct ForwardParams {
+  Shape shape;
+  const void* input; // any strides
+  Strides input_strides;
+  void* output;
+  void* offsets; // null: values only
+  Strides output_strides; // of output and of offsets
+  bool wide_offsets; // int32 rather than uint8
+};
+
+struct BackwardParams {
+  Shape shape;
+  const void* grad_output;
+  const void* offsets;
+  Strides output_strides; // of grad_output and of offsets
+  void* grad_input; // dense
+  Strides input_strides;
+  bool wide_offsets;
+};
+
+struct PlacesParams {
+  Shape shape;
+  const void* offsets; // contiguous, like the results
+  int64_t* indices; // PyTorch's plane indices, or null
+  const void* input; // any strides; for gathering, or null
+  Strides input_strides;
+  void* gathered; // elements of `input`, or null
+  int element_bytes; // of input and gathered: 1, 2, 4 or 8
+  bool wide_offsets;
+};
+
+// Kernels work on a range of units; units are independent of each other, so any split gives the same result.
+//   forward, places: rows of the output (batch x channels x depth x height)
+//   backward: planes (batch x channels)
+// `backward` and `places` return -1, or the place (in the order of units) of an offset that names no element of its
+// window; what they wrote until then is within bounds and meaningless.
+using ForwardKernel = void (*)(const ForwardParams&, int64_t begin, int64_t end);
+// `scratch`: one input plane of float, used for float16 and bfloat16 only.
+using BackwardKernel = int64_t (*)(const BackwardParams&, float* scratch, int64_t begin, int64_t end);
+using PlacesKernel = int64_t (*)(const PlacesParams&, int64_t begin, int64_t end);
+
+struct KernelTable {
+  const char* name; // "default", "avx2", "avx512"
+  ForwardKernel forward[kElementCount];
+  BackwardKernel backward[kFloatingCount];
+  PlacesKernel places;
+};
+
+// The table for this processor, by PyTorch's own choice (at::get_cpu_capability, so ATEN_CPU_CAPABILITY applies).
+const KernelTable& kernels();
+
+extern const KernelTable kernels_default;
+#if defined(__x86_64__)
+extern const KernelTable kernels_avx2;
+extern const KernelTable kernels_avx512;
+#endif
+
+} // namespace torch_maxpool::cpu

@@ -1,0 +1,27 @@
+// The kernels for processors with AVX2.
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,bmi,bmi2")
+#endif
+
+namespace torch_maxpool::cpu::avx2 {
+#include "kernels.inl"
+} // namespace torch_maxpool::cpu::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace torch_maxpool::cpu {
+const KernelTable kernels_avx2 = avx2::table("avx2");
+} // namespace torch_maxpool::cpu
+#endif

@@ -1,0 +1,11 @@
+// The kernels for any processor: whatever the compiler's default target has.
+#include "kernels.h"
+
+namespace torch_maxpool::cpu {
+namespace baseline {
+#include "kernels.inl"
+} // namespace baseline
+
+const KernelTable kernels_default = baseline::table("default");
+
+} // namespace torch_maxpool::cpu

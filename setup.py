@@ -1,0 +1,37 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+ROOT = Path(__file__).parent
+
+
+def sources():
+    """Every C++ source: csrc/*.cpp (python.cpp included) and the CPU kernels."""
+    found = [*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+setup(
+    name="torch-maxpool",
+    version="0.1.0",
+    description="Max pooling for PyTorch in C++: every kind, compact saved state, exact tiling on request",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    python_requires=">=3.10",
+    packages=find_packages(include=["torch_maxpool", "torch_maxpool.*"]),
+    package_data={"torch_maxpool": ["py.typed"]},
+    ext_modules=[
+        CppExtension(
+            "torch_maxpool._C",
+            sources(),
+            define_macros=[("AT_PER_OPERATOR_HEADERS", None)],
+            # -fopenmp: without it at::parallel_for is serial. -g0: Python's own flags ask for debug symbols.
+            extra_compile_args=["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"],
+        )
+    ],
+    cmdclass={"build_ext": BuildExtension},
+    install_requires=["torch", "numpy"],
+    extras_require={"digits": ["scikit-learn", "tqdm"], "test": ["pytest", "hypothesis", "expecttest"]},
+)
