@@ -1,0 +1,180 @@
+"""Memory layouts: what the input may look like, and what the results look like."""
+
+import numpy as np
+import pytest
+import torch
+
+from common import (
+    CHANNELS_LAST,
+    OPS,
+    OUR_POOL,
+    TORCH_POOL,
+    assert_same,
+    every_case,
+    random_input,
+)
+
+
+def transposed(tensor):
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+def channels_moved(tensor):
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def sliced(tensor):
+    wide = torch.empty(*tensor.shape[:-1], 3 * tensor.shape[-1] + 5, dtype=tensor.dtype)
+    view = wide[..., 4 : 4 + 3 * tensor.shape[-1] : 3]
+    return view.copy_(tensor)
+
+
+def offset(tensor):
+    memory = torch.empty(tensor.numel() + 3, dtype=tensor.dtype)
+    return memory[3:].view(tensor.shape).copy_(tensor)
+
+
+def gapped_planes(tensor):
+    memory = torch.empty(tensor.shape[0], 2 * tensor.shape[1], *tensor.shape[2:], dtype=tensor.dtype)
+    return memory[:, ::2].copy_(tensor)
+
+
+def expanded(tensor):
+    return tensor[:, :1].expand(tensor.shape)
+
+
+def expanded_rows(tensor):
+    return tensor[..., :1].expand(tensor.shape)
+
+
+def negated(tensor):
+    """A view with PyTorch's negative bit, equal to `tensor`."""
+    view = torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+    assert view.is_neg()
+    return view
+
+
+def real_part(tensor):
+    return torch.complex(tensor, torch.full_like(tensor, 99.0)).real
+
+
+LAYOUTS = [transposed, channels_moved, sliced, offset, gapped_planes, expanded, expanded_rows, negated, real_part]
+
+
+def numbers(rank):
+    return random_input((2, 3, *(6, 8, 5)[-rank:]), torch.float32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+def test_any_strides(rank, layout):
+    tensor = layout(numbers(rank))
+    plain = tensor.resolve_neg().contiguous()
+    arguments = ([3] * rank, [2] * rank, [1] * rank)
+    expected = OPS.maxpool_forward(plain, *arguments)
+    actual = OPS.maxpool_forward(tensor, *arguments)
+    assert_same(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
+    assert_same(OPS.maxpool_values(tensor, *arguments), expected[0])
+    rest = (*arguments, [1], False)
+    picked = OPS.maxpool_gather(tensor, actual[1], *rest)
+    assert_same(picked, expected[0])
+    values, indices = TORCH_POOL[rank](plain, 3, 2, 1, return_indices=True)
+    assert_same(actual[0], values)
+    assert torch.equal(OPS.maxpool_indices(actual[1], plain.shape[2:], *rest), indices)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("subject", ["grad_output", "offsets", "both"])
+def test_backward_takes_any_strides(rank, layout, subject):
+    spatial = (6, 8, 5)[-rank:]
+    arguments = ([3] * rank, [2] * rank, [1] * rank)
+    output, offsets = OPS.maxpool_forward(torch.randn(2, 3, *spatial), *arguments)
+    grad = torch.randn(output.shape)
+    if layout is expanded or layout is expanded_rows:
+        grad, offsets = layout(grad).clone(), torch.full_like(offsets, 3**rank // 2)
+    expected = OPS.maxpool_backward(grad, offsets, spatial, *arguments, [1], False)
+    if subject != "offsets":
+        grad = layout(grad)
+    if subject != "grad_output" and layout not in (negated, real_part):
+        offsets = layout(offsets)
+    assert_same(OPS.maxpool_backward(grad, offsets, spatial, *arguments, [1], False), expected)
+
+
+SHAPES_2D = [
+    (2, 3, 4, 6),
+    (2, 1, 4, 6),
+    (1, 3, 4, 6),
+    (1, 1, 4, 6),
+    (2, 3, 2, 2),
+    (2, 3, 1, 1),
+    (2, 1, 1, 1),
+    (2, 1, 2, 2),
+]
+SHAPES = SHAPES_2D + [(*shape[:3], 4, shape[3]) for shape in SHAPES_2D[:4]] + [(2, 3, 2, 2, 2), (2, 3, 1, 1, 1)]
+
+
+def formats(shape):
+    """The shape's tensor in both formats, and as what PyTorch finds ambiguous: strides of one, read as the other."""
+    contiguous = torch.randn(shape)
+    moved = CHANNELS_LAST[len(shape) - 2]
+    order = [0, *range(2, len(shape)), 1]
+    back = [0, len(shape) - 1, *range(1, len(shape) - 1)]
+    return {
+        "contiguous": contiguous,
+        "channels_last": contiguous.contiguous(memory_format=moved),
+        "permuted": contiguous.permute(order).contiguous().permute(back),
+    }
+
+
+@pytest.mark.parametrize("form", ["contiguous", "channels_last", "permuted"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def test_strides_are_those_of_torch(shape, form):
+    rank = len(shape) - 2
+    tensor = formats(shape)[form]
+    kernel = [min(2, size) for size in shape[2:]]
+    ours, theirs = tensor.detach().requires_grad_(), tensor.detach().requires_grad_()
+    assert ours.stride() == tensor.stride()
+    output, offsets = OPS.maxpool_forward(ours, kernel)
+    expected, indices = TORCH_POOL[rank](theirs, kernel, return_indices=True)
+    assert_same(output, expected)
+    assert output.stride() == expected.stride()
+    assert offsets.stride() == expected.stride()
+    assert OPS.maxpool_values(tensor, kernel).stride() == expected.stride()
+    assert OUR_POOL[rank](tensor, kernel, return_indices=True)[1].stride() == indices.stride()
+    assert OPS.maxpool_gather(tensor, offsets, kernel, kernel, [0], [1], False).stride() == expected.stride()
+
+    grad = torch.randn_like(output)
+    output.backward(grad)
+    expected.backward(grad)
+    assert torch.equal(ours.grad, theirs.grad)
+    # The gradient as the operator makes it, before accumulation gives it the input's strides.
+    arguments = (shape[2:], kernel, kernel, [0], [1], False)
+    mine = OPS.maxpool_backward(grad, offsets, *arguments)
+    (torchs,) = torch.autograd.grad(TORCH_POOL[rank](theirs, kernel), theirs, grad)
+    # Offsets are all that is kept, and N, 1, 1, 1 of them no longer show that the input was channels_last.
+    if form == "contiguous" or any(size > 1 for size in output.shape[1:]):
+        assert mine.stride() == torchs.stride()
+
+
+@every_case()
+def test_unbatched_is_contiguous(case):
+    tensor = case.input()
+    single = tensor[0] if tensor.dim() == case.rank + 2 else tensor
+    output, offsets = case.forward(single)
+    assert output.is_contiguous()
+    assert offsets.is_contiguous()
+    assert case.backward(output, offsets).is_contiguous()
+
+
+def test_expanded_input_is_not_written_out():
+    """4 GiB of elements on 4 bytes of memory: only windows are read."""
+    tensor = torch.ones(1).expand(1, 1, 2**15, 2**15)
+    output = OPS.maxpool_values(tensor, [2**12, 2**12])
+    assert output.shape == (1, 1, 8, 8)
+    assert bool((output == 1).all())
+
+
+def test_real_part_of_a_long_signal():
+    """Strides of an interleaved view are honoured far into the memory."""
+    signal = torch.ones(1, 1, 200000, dtype=torch.complex64).real
+    assert np.array_equal(OPS.maxpool_values(signal, [100]).numpy(), np.ones((1, 1, 2000), np.float32))
