@@ -65,7 +65,8 @@ struct BackwardParams {
 
 struct PlacesParams {
   Shape shape;
-  const void* offsets; // contiguous, like the results
+  const void* offsets;
+  Strides output_strides; // of offsets and of the results
   int64_t* indices; // PyTorch's plane indices, or null
   const void* input; // any strides; for gathering, or null
   Strides input_strides;

@@ -4,6 +4,7 @@
 #include "kernels/types.inl"
 #include "kernels/vectors.inl"
 #include "kernels/windows.inl"
+#include "kernels/run.inl"
 #include "kernels/direct.inl"
 #include "kernels/tile.inl"
 #include "kernels/channels.inl"

@@ -276,14 +276,16 @@ at::Tensor maxpool_gather_cpu(
   const auto sizes = with_spatial_size<int64_t>(pooling, input.sizes(), geometry.output);
   check_sizes<int64_t>(pooling, "offsets", offsets.sizes(), sizes);
 
-  const auto dense_offsets = offsets.contiguous();
-  auto gathered = empty_pooled(input, sizes, input.scalar_type(), c10::MemoryFormat::Contiguous);
+  const auto format = pooled_memory_format(pooling, offsets);
+  const auto dense_offsets = offsets.contiguous(format);
+  auto gathered = empty_pooled(input, sizes, input.scalar_type(), format);
   PlacesParams params{};
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
   params.offsets = dense_offsets.const_data_ptr();
   params.input = input.const_data_ptr();
   params.input_strides = strides_of(input, pooling.rank);
   params.gathered = gathered.mutable_data_ptr();
+  params.output_strides = strides_of(gathered, pooling.rank);
   params.element_bytes = static_cast<int>(input.element_size());
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   const auto kernel = kernels().places;
@@ -292,7 +294,7 @@ at::Tensor maxpool_gather_cpu(
         return kernel(params, begin, end);
       });
   check_found(pooling, bad);
-  return gathered.contiguous(pooled_memory_format(pooling, offsets));
+  return gathered;
 }
 
 at::Tensor maxpool_indices_cpu(
@@ -316,12 +318,14 @@ at::Tensor maxpool_indices_cpu(
   std::copy(spatial_size.begin(), spatial_size.end(), spatial.begin());
   with_spatial_size<int64_t>(pooling, offsets.sizes(), spatial); // plane indices must fit int64
 
-  const auto dense_offsets = offsets.contiguous();
-  auto indices = empty_pooled(offsets, offsets.sizes(), c10::ScalarType::Long, c10::MemoryFormat::Contiguous);
+  const auto format = pooled_memory_format(pooling, offsets);
+  const auto dense_offsets = offsets.contiguous(format);
+  auto indices = empty_pooled(offsets, offsets.sizes(), c10::ScalarType::Long, format);
   PlacesParams params{};
   params.shape = shape_of(pooling, offsets.sizes(), spatial_size, geometry);
   params.offsets = dense_offsets.const_data_ptr();
   params.indices = indices.mutable_data_ptr<int64_t>();
+  params.output_strides = strides_of(indices, pooling.rank);
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   const auto kernel = kernels().places;
   const int64_t bad = run(
@@ -329,7 +333,7 @@ at::Tensor maxpool_indices_cpu(
         return kernel(params, begin, end);
       });
   check_found(pooling, bad);
-  return indices.contiguous(pooled_memory_format(pooling, offsets));
+  return indices;
 }
 
 TORCH_LIBRARY_IMPL(torch_maxpool, CPU, library) {

@@ -86,9 +86,9 @@ inline Interior interior_of(const Axis& axis) {
 }
 
 // Units: rows of the output.
-template <class T, bool kIndexed, int kKernel, int kStride>
+template <class L, bool kIndexed, int kKernel, int kStride>
 void forward_direct(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
-  typedef Lanes<T> L;
+  typedef typename L::Element T;
   constexpr int kLanes = L::kLanes;
   const Shape& shape = p.shape;
   const Strides& in = p.input_strides;
@@ -141,39 +141,40 @@ void forward_direct(const ForwardParams& p, const ForwardPlan&, void*, int64_t b
   }
 }
 
-template <class T, bool kIndexed>
+template <class L, bool kIndexed>
 inline ForwardKernel find_direct(int64_t kernel, int64_t stride) {
   if (kernel == 2 && stride == 2) {
-    return forward_direct<T, kIndexed, 2, 2>;
+    return forward_direct<L, kIndexed, 2, 2>;
   }
   if (kernel == 3 && stride == 2) {
-    return forward_direct<T, kIndexed, 3, 2>;
+    return forward_direct<L, kIndexed, 3, 2>;
   }
   if (kernel == 3 && stride == 1) {
-    return forward_direct<T, kIndexed, 3, 1>;
+    return forward_direct<L, kIndexed, 3, 1>;
   }
   if (kernel == 2 && stride == 1) {
-    return forward_direct<T, kIndexed, 2, 1>;
+    return forward_direct<L, kIndexed, 2, 1>;
   }
   if (kernel == 4 && stride == 4) {
-    return forward_direct<T, kIndexed, 4, 4>;
+    return forward_direct<L, kIndexed, 4, 4>;
   }
   return nullptr;
 }
 
-// Fills `plan` where the family fits.
-template <class T>
+// Fills `plan` where the family fits, with vectors of L.
+template <class L>
 inline bool plan_direct(const ForwardParams& p, ForwardPlan& plan) {
+  typedef typename L::Element T;
   const Shape& shape = p.shape;
   const Axis& w = shape.w;
   const Interior interior = interior_of(w);
   if (w.dilation != 1 || p.input_strides.w != 1 || p.output_strides.w != 1 || p.wide_offsets ||
       shape.d.kernel > kDirectRows || shape.h.kernel > kDirectRows ||
-      shape.d.kernel * shape.h.kernel > kDirectRows || interior.end - interior.begin < Lanes<T>::kLanes) {
+      shape.d.kernel * shape.h.kernel > kDirectRows || interior.end - interior.begin < L::kLanes) {
     return false;
   }
   const ForwardKernel run =
-      p.offsets ? find_direct<T, true>(w.kernel, w.stride) : find_direct<T, false>(w.kernel, w.stride);
+      p.offsets ? find_direct<L, true>(w.kernel, w.stride) : find_direct<L, false>(w.kernel, w.stride);
   if (run == nullptr) {
     return false;
   }

@@ -49,17 +49,18 @@ template <class Offset>
 int64_t places_of(const PlacesParams& p, int64_t begin, int64_t end) {
   const Shape& shape = p.shape;
   const Strides& in = p.input_strides;
+  const Strides& out = p.output_strides;
   for (int64_t unit = begin; unit < end; ++unit) {
     const Row row = row_of(shape, unit);
     const Taps td = taps_of(shape.d, row.d);
     const Taps th = taps_of(shape.h, row.h);
     for (int64_t o = 0; o < shape.w.output; ++o) {
-      const int64_t at = unit * shape.w.output + o;
+      const int64_t at = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h + o * out.w;
       const int64_t offset = static_cast<const volatile Offset*>(p.offsets)[at];
       Place place;
       const int64_t found = resolve(shape, td, th, taps_of(shape.w, o), offset, place);
       if (found == kBadOffset) {
-        return at;
+        return unit * shape.w.output + o;
       }
       if (p.indices) {
         p.indices[at] =

@@ -58,7 +58,11 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     }
     return plan_windows<T>(p);
   }
-  if (plan_direct<T>(p, plan)) {
+  if (plan_run<T>(p, plan) || plan_direct<Lanes<T>>(p, plan)) {
+    return plan;
+  }
+  // Rows shorter than a vector: half a vector, where that has lanes enough to be worth it.
+  if (kVectorBytes > 16 && plan_direct<Lanes<T, kVectorBytes / 2>>(p, plan)) {
     return plan;
   }
   if (p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan)) {

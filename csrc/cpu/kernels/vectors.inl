@@ -3,18 +3,13 @@
 
 namespace {
 
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(kVectorBytes)));
-};
-template <class T>
-using Vector = typename VectorOf<T>::type;
-
-// `count` lanes of T, whatever their size in bytes.
+// A vector of kCount lanes of T.
 template <class T, int kCount>
-struct LanesOf {
+struct VectorOf {
   typedef T type __attribute__((vector_size(kCount * sizeof(T))));
 };
+template <class T, int kCount>
+using Vector = typename VectorOf<T, kCount>::type;
 
 template <class V, class T>
 inline V load_vector(const T* from) {
@@ -72,11 +67,11 @@ inline V next(V a, V b) {
 // True where any bit of any lane is set.
 template <class V>
 inline bool any(V v) {
-  Vector<uint64_t> words;
-  __builtin_memcpy(&words, &v, sizeof v);
+  uint64_t words[sizeof(V) / 8];
+  __builtin_memcpy(words, &v, sizeof v);
   uint64_t all = 0;
-  for (int i = 0; i < kLanesOf<Vector<uint64_t>>; ++i) {
-    all |= words[i];
+  for (const uint64_t word : words) {
+    all |= word;
   }
   return all != 0;
 }
@@ -104,21 +99,21 @@ struct UnsignedOf<8> {
   typedef int64_t mask;
 };
 
-// How elements T are held in vectors: as lanes of type Lane, beside lanes of Index that count taps.
+// How elements T are held in vectors of kBytes: as lanes of type Lane, beside lanes of Index that count taps.
 //   load, store     kLanes elements from and to memory
 //   beats(x, m)     mask of lanes where x, met after m, takes its place
 //   strange(v)      mask of lanes whose order `beats` does not know; an output that depends on one must come from
 //                   forward_windows instead. kHasStrange: whether there are such lanes
 //   lowest()        the lane that beats nothing
-template <class T, class LaneType>
+template <class T, class LaneType, int kBytes>
 struct LaneBase {
+  static constexpr int kLanes = kBytes / static_cast<int>(sizeof(LaneType));
   typedef T Element;
   typedef LaneType Lane;
-  typedef Vector<Lane> V;
+  typedef Vector<Lane, kLanes> V;
   typedef typename UnsignedOf<sizeof(Lane)>::type Index;
-  typedef Vector<Index> IV;
-  typedef Vector<typename UnsignedOf<sizeof(Lane)>::mask> Mask;
-  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(Lane));
+  typedef Vector<Index, kLanes> IV;
+  typedef Vector<typename UnsignedOf<sizeof(Lane)>::mask, kLanes> Mask;
   static constexpr bool kHasStrange = false;
   static inline Mask strange(V) {
     return Mask{};
@@ -126,9 +121,9 @@ struct LaneBase {
 };
 
 // Integers.
-template <class T>
-struct Lanes : LaneBase<T, T> {
-  typedef LaneBase<T, T> Base;
+template <class T, int kBytes = kVectorBytes>
+struct Lanes : LaneBase<T, T, kBytes> {
+  typedef LaneBase<T, T, kBytes> Base;
   typedef typename Base::V V;
   static inline V load(const T* from) {
     return load_vector<V>(from);
@@ -148,9 +143,9 @@ struct Lanes : LaneBase<T, T> {
 };
 
 // A NaN beats every number, and a later NaN an earlier one.
-template <class T>
-struct FloatLanes : LaneBase<T, T> {
-  typedef LaneBase<T, T> Base;
+template <class T, int kBytes>
+struct FloatLanes : LaneBase<T, T, kBytes> {
+  typedef LaneBase<T, T, kBytes> Base;
   typedef typename Base::V V;
   static inline V load(const T* from) {
     return load_vector<V>(from);
@@ -168,16 +163,16 @@ struct FloatLanes : LaneBase<T, T> {
     return Type<T>::lowest();
   }
 };
-template <>
-struct Lanes<float> : FloatLanes<float> {};
-template <>
-struct Lanes<double> : FloatLanes<double> {};
+template <int kBytes>
+struct Lanes<float, kBytes> : FloatLanes<float, kBytes> {};
+template <int kBytes>
+struct Lanes<double, kBytes> : FloatLanes<double, kBytes> {};
 
 // 16-bit floats as integers of the same order: negative numbers have their magnitude bits inverted. That puts -0 below
 // +0 and has no place for NaNs: both are strange.
-template <class T, int kInfinity>
-struct KeyLanes : LaneBase<T, int16_t> {
-  typedef LaneBase<T, int16_t> Base;
+template <class T, int kInfinity, int kBytes>
+struct KeyLanes : LaneBase<T, int16_t, kBytes> {
+  typedef LaneBase<T, int16_t, kBytes> Base;
   typedef typename Base::V V;
   static constexpr bool kHasStrange = true;
   static inline V invert(V v) {
@@ -203,17 +198,17 @@ struct KeyLanes : LaneBase<T, int16_t> {
     return lane(Type<T>::lowest());
   }
 };
-template <>
-struct Lanes<Half> : KeyLanes<Half, 0x7c00> {};
-template <>
-struct Lanes<Bfloat> : KeyLanes<Bfloat, 0x7f80> {};
+template <int kBytes>
+struct Lanes<Half, kBytes> : KeyLanes<Half, 0x7c00, kBytes> {};
+template <int kBytes>
+struct Lanes<Bfloat, kBytes> : KeyLanes<Bfloat, 0x7f80, kBytes> {};
 
 // Narrow integers in wider lanes, for windows with more taps than a narrow Index can count.
 template <class T, class Wide>
-struct WideLanes : LaneBase<T, Wide> {
-  typedef LaneBase<T, Wide> Base;
+struct WideLanes : LaneBase<T, Wide, kVectorBytes> {
+  typedef LaneBase<T, Wide, kVectorBytes> Base;
   typedef typename Base::V V;
-  typedef typename LanesOf<T, Base::kLanes>::type Narrow;
+  typedef Vector<T, Base::kLanes> Narrow;
   static inline V load(const T* from) {
     return __builtin_convertvector(load_vector<Narrow>(from), V);
   }
@@ -258,7 +253,7 @@ inline typename L::IV splat_index(int64_t index) {
 // Tap numbers of kLanes windows as offsets in memory.
 template <class L, class Offset>
 inline void store_offsets(Offset* to, typename L::IV index) {
-  typedef typename LanesOf<Offset, L::kLanes>::type Narrow;
+  typedef Vector<Offset, L::kLanes> Narrow;
   store_vector(to, __builtin_convertvector(index, Narrow));
 }
 
