@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,9 +13,15 @@ def sources():
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
+def version():
+    """The one place that has it is the package."""
+    text = (ROOT / "torch_maxpool" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
+
+
 setup(
     name="torch-maxpool",
-    version="0.1.0",
+    version=version(),
     description="Max pooling for PyTorch in C++: every kind, compact saved state, exact tiling on request",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

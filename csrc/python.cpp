@@ -5,165 +5,183 @@
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <optional>
 #include <string>
 
 namespace {
 
-// An int, or a list or tuple of ints, or of (before, after) pairs, as a flat list; pairs become all begins, then all
-// ends.
-struct Ints {
-  c10::SmallVector<int64_t, 6> values;
-  bool is_scalar = false;
-};
+namespace py = pybind11;
 
-// Padding: ints, pairs, or a word.
-struct Padding {
-  Ints ints;
-  std::string word;
-};
+// A list of ints as an argument was given: an int counts as a list of one.
+using Ints = c10::SmallVector<int64_t, 6>;
 
+[[noreturn]] void refuse(int64_t rank, const char* name, const char* wanted, py::handle got) {
+  throw py::type_error(
+      "max_pool" + std::to_string(rank) + "d: " + name + " must be " + wanted + ", got " +
+      py::repr(got).cast<std::string>());
+}
+
+// Anything with __index__ but bool, as PyTorch's own int arguments; false where it is not, or leaves 64 bits.
 bool read_int(PyObject* object, int64_t& value) {
-  if (PyBool_Check(object)) {
+  if (PyBool_Check(object) || !PyIndex_Check(object)) {
     return false;
   }
-  const auto index = pybind11::reinterpret_steal<pybind11::object>(PyNumber_Index(object));
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
   if (!index) {
-    PyErr_Clear();
-    return false;
+    throw py::error_already_set();
   }
-  value = PyLong_AsLongLong(index.ptr());
-  if (value == -1 && PyErr_Occurred()) {
-    throw pybind11::error_already_set();
-  }
-  return true;
+  int overflow = 0;
+  value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  return overflow == 0;
+}
+
+bool is_sequence(PyObject* object) {
+  return PyTuple_Check(object) || PyList_Check(object);
 }
 
 bool read_ints(PyObject* object, Ints& ints) {
-  if (PyTuple_Check(object) || PyList_Check(object)) {
-    const auto count = PySequence_Fast_GET_SIZE(object);
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      int64_t value = 0;
-      if (!read_int(PySequence_Fast_GET_ITEM(object, i), value)) {
-        return false;
-      }
-      ints.values.push_back(value);
+  int64_t value = 0;
+  if (!is_sequence(object)) {
+    if (!read_int(object, value)) {
+      return false;
     }
+    ints.push_back(value);
     return true;
   }
-  int64_t value = 0;
-  if (!read_int(object, value)) {
-    return false;
+  const auto count = PySequence_Fast_GET_SIZE(object);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!read_int(PySequence_Fast_GET_ITEM(object, i), value)) {
+      return false;
+    }
+    ints.push_back(value);
   }
-  ints.values.push_back(value);
-  ints.is_scalar = true;
   return true;
 }
 
-// A non-empty list or tuple of pairs.
+// A non-empty list or tuple of (before, after) pairs: all begins, then all ends.
 bool read_pairs(PyObject* object, Ints& ints) {
-  if (!PyTuple_Check(object) && !PyList_Check(object)) {
+  if (!is_sequence(object)) {
     return false;
   }
   const auto count = PySequence_Fast_GET_SIZE(object);
-  c10::SmallVector<int64_t, 3> ends;
+  Ints ends;
   for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* const item = PySequence_Fast_GET_ITEM(object, i);
     Ints pair;
-    if (!read_ints(PySequence_Fast_GET_ITEM(object, i), pair) || pair.is_scalar || pair.values.size() != 2) {
+    if (!is_sequence(item) || !read_ints(item, pair) || pair.size() != 2) {
       return false;
     }
-    ints.values.push_back(pair.values[0]);
-    ends.push_back(pair.values[1]);
+    ints.push_back(pair[0]);
+    ends.push_back(pair[1]);
   }
-  ints.values.append(ends.begin(), ends.end());
+  ints.append(ends.begin(), ends.end());
   return count > 0;
 }
 
-} // namespace
-
-namespace pybind11::detail {
-
-template <>
-struct type_caster<Ints> {
-  PYBIND11_TYPE_CASTER(Ints, const_name("int | Sequence[int]"));
-  bool load(handle source, bool) {
-    value = Ints();
-    return read_ints(source.ptr(), value);
-  }
-};
-
-template <>
-struct type_caster<Padding> {
-  PYBIND11_TYPE_CASTER(Padding, const_name("int | Sequence[int] | Sequence[tuple[int, int]] | str"));
-  bool load(handle source, bool) {
-    value = Padding();
-    if (PyUnicode_Check(source.ptr())) {
-      value.word = source.cast<std::string>();
-      return true;
+// The arguments of max_pool*d, read; owns what FunctionalArgs views.
+class Call {
+ public:
+  Call(
+      py::handle input,
+      int64_t rank,
+      py::handle kernel_size,
+      py::handle stride,
+      py::handle padding,
+      py::handle dilation,
+      py::handle ceil_mode,
+      py::handle exact) {
+    py::detail::make_caster<at::Tensor> tensor;
+    if (input.is_none() || !tensor.load(input, false)) {
+      refuse(rank, "input", "a Tensor", py::type::of(input));
     }
-    if (read_ints(source.ptr(), value.ints)) {
-      return true;
+    input_ = py::detail::cast_op<at::Tensor>(tensor);
+    read(rank, "kernel_size", kernel_size, kernel_size_);
+    args_.kernel_size = kernel_size_;
+    if (!stride.is_none()) {
+      read(rank, "stride", stride, stride_);
+      args_.stride = at::IntArrayRef(stride_);
     }
-    value.ints = Ints();
-    return read_pairs(source.ptr(), value.ints);
+    if (PyUnicode_Check(padding.ptr())) {
+      word_ = padding.cast<std::string>();
+      if (word_.empty()) {
+        refuse(rank, "padding", "ints, pairs, 'valid', 'same' or 'same_lower'", padding);
+      }
+      args_.padding_word = word_;
+    } else {
+      if (!read_ints(padding.ptr(), padding_)) {
+        padding_.clear();
+        if (!read_pairs(padding.ptr(), padding_)) {
+          refuse(rank, "padding", "an int, ints, pairs of ints (of 64 bits), 'valid', 'same' or 'same_lower'", padding);
+        }
+      }
+      args_.padding = padding_;
+    }
+    read(rank, "dilation", dilation, dilation_);
+    args_.dilation = dilation_;
+    args_.ceil_mode = read_bool(rank, "ceil_mode", ceil_mode);
+    args_.exact = read_bool(rank, "exact", exact);
   }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  const at::Tensor& input() const {
+    return input_;
+  }
+  const torch_maxpool::FunctionalArgs& args() const {
+    return args_;
+  }
+
+ private:
+  static void read(int64_t rank, const char* name, py::handle object, Ints& ints) {
+    if (!read_ints(object.ptr(), ints)) {
+      refuse(rank, name, "an int or ints of 64 bits", object);
+    }
+  }
+
+  static bool read_bool(int64_t rank, const char* name, py::handle object) {
+    if (!PyBool_Check(object.ptr())) {
+      refuse(rank, name, "a bool", object);
+    }
+    return object.ptr() == Py_True;
+  }
+
+  at::Tensor input_;
+  Ints kernel_size_, stride_, padding_, dilation_;
+  std::string word_;
+  torch_maxpool::FunctionalArgs args_;
 };
-
-} // namespace pybind11::detail
-
-namespace {
-
-torch_maxpool::FunctionalArgs functional_args(
-    const Ints& kernel_size,
-    const std::optional<Ints>& stride,
-    const Padding& padding,
-    const Ints& dilation,
-    bool ceil_mode,
-    bool exact) {
-  torch_maxpool::FunctionalArgs args;
-  args.kernel_size = kernel_size.values;
-  if (stride) {
-    args.stride = at::IntArrayRef(stride->values);
-  }
-  args.padding = padding.ints.values;
-  args.padding_word = padding.word;
-  args.dilation = dilation.values;
-  args.ceil_mode = ceil_mode;
-  args.exact = exact;
-  return args;
-}
 
 at::Tensor max_pool(
-    const at::Tensor& input,
+    py::handle input,
     int64_t rank,
-    const Ints& kernel_size,
-    const std::optional<Ints>& stride,
-    const Padding& padding,
-    const Ints& dilation,
-    bool ceil_mode,
-    bool exact) {
-  return torch_maxpool::max_pool(
-      input, rank, functional_args(kernel_size, stride, padding, dilation, ceil_mode, exact));
+    py::handle kernel_size,
+    py::handle stride,
+    py::handle padding,
+    py::handle dilation,
+    py::handle ceil_mode,
+    py::handle exact) {
+  const Call call(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact);
+  py::gil_scoped_release release;
+  return torch_maxpool::max_pool(call.input(), rank, call.args());
 }
 
 std::tuple<at::Tensor, at::Tensor> max_pool_with_indices(
-    const at::Tensor& input,
+    py::handle input,
     int64_t rank,
-    const Ints& kernel_size,
-    const std::optional<Ints>& stride,
-    const Padding& padding,
-    const Ints& dilation,
-    bool ceil_mode,
-    bool exact) {
-  return torch_maxpool::max_pool_with_indices(
-      input, rank, functional_args(kernel_size, stride, padding, dilation, ceil_mode, exact));
+    py::handle kernel_size,
+    py::handle stride,
+    py::handle padding,
+    py::handle dilation,
+    py::handle ceil_mode,
+    py::handle exact) {
+  const Call call(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact);
+  py::gil_scoped_release release;
+  return torch_maxpool::max_pool_with_indices(call.input(), rank, call.args());
 }
 
 } // namespace
 
 PYBIND11_MODULE(_C, module) {
-  namespace py = pybind11;
   module.doc() = "Compiled part of torch_maxpool; use torch_maxpool or torch.ops.torch_maxpool instead.";
-  module.def("max_pool", max_pool, py::call_guard<py::gil_scoped_release>());
-  module.def("max_pool_with_indices", max_pool_with_indices, py::call_guard<py::gil_scoped_release>());
+  module.def("max_pool", max_pool);
+  module.def("max_pool_with_indices", max_pool_with_indices);
 }

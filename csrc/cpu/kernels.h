@@ -65,7 +65,8 @@ struct BackwardParams {
 
 struct PlacesParams {
   Shape shape;
-  const void* offsets; // contiguous, like the results
+  const void* offsets;
+  Strides output_strides; // of offsets and of the results
   int64_t* indices; // PyTorch's plane indices, or null
   const void* input; // any strides; for gathering, or null
   Strides input_strides;
@@ -75,18 +76,34 @@ struct PlacesParams {
 };
 
 // Kernels work on a range of units; units are independent of each other, so any split gives the same result.
-//   forward, places: rows of the output (batch x channels x depth x height)
-//   backward: planes (batch x channels)
-// `backward` and `places` return -1, or the place (in the order of units) of an offset that names no element of its
-// window; what they wrote until then is within bounds and meaningless.
-using ForwardKernel = void (*)(const ForwardParams&, int64_t begin, int64_t end);
+
+struct ForwardPlan;
+// `scratch`: ForwardPlan::scratch_bytes, aligned to 64 bytes, one per thread.
+using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* scratch, int64_t begin, int64_t end);
+
+// How a forward is to be computed.
+struct ForwardPlan {
+  const char* family; // "windows", "direct", "tile", "channels": for tests and reports
+  ForwardKernel run;
+  int64_t units;
+  int64_t scratch_bytes;
+  // Family "tile": a unit is a block of rows x columns of the output, through all depths of one group of planes.
+  int64_t group; // adjacent elements that share a place: channels where they are pooled as part of the row, else 1
+  int64_t row_blocks, column_blocks; // units per plane
+  int64_t block_rows, block_columns; // in elements of the output (columns: places)
+};
+using PlanForward = ForwardPlan (*)(const ForwardParams&);
+
+// Units: planes (batch x channels). Returns -1, or the place (counted in contiguous order) of an offset that names no
+// element of its window; what was written until then is within bounds and meaningless.
 // `scratch`: one input plane of float, used for float16 and bfloat16 only.
 using BackwardKernel = int64_t (*)(const BackwardParams&, float* scratch, int64_t begin, int64_t end);
+// Units: rows of the output (batch x channels x depth x height). Returns as BackwardKernel does.
 using PlacesKernel = int64_t (*)(const PlacesParams&, int64_t begin, int64_t end);
 
 struct KernelTable {
   const char* name; // "default", "avx2", "avx512"
-  ForwardKernel forward[kElementCount];
+  PlanForward plan_forward[kElementCount];
   BackwardKernel backward[kFloatingCount];
   PlacesKernel places;
 };

@@ -12,6 +12,7 @@
 #endif
 
 namespace torch_maxpool::cpu::avx2 {
+inline constexpr int kVectorBytes = 32;
 #include "kernels.inl"
 } // namespace torch_maxpool::cpu::avx2
 

@@ -12,6 +12,7 @@
 #endif
 
 namespace torch_maxpool::cpu::avx512 {
+inline constexpr int kVectorBytes = 64;
 #include "kernels.inl"
 } // namespace torch_maxpool::cpu::avx512
 

@@ -3,6 +3,7 @@
 
 namespace torch_maxpool::cpu {
 namespace baseline {
+inline constexpr int kVectorBytes = 16;
 #include "kernels.inl"
 } // namespace baseline
 

@@ -5,11 +5,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/impl/alloc_cpu.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 
 namespace torch_maxpool::cpu {
 namespace {
@@ -118,6 +118,23 @@ void check_found(const Pooling& pooling, int64_t bad) {
       " of the outputs, counted in contiguous order)");
 }
 
+// Memory for one task, aligned for vectors; none for 0 bytes.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : memory_(bytes == 0 ? nullptr : c10::alloc_cpu(bytes)) {}
+  ~Scratch() {
+    c10::free_cpu(memory_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* get() const {
+    return memory_;
+  }
+
+ private:
+  void* memory_;
+};
+
 struct Pooled {
   at::Tensor output;
   at::Tensor offsets; // undefined: values only
@@ -145,15 +162,16 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   params.output_strides = strides_of(pooled.output, pooling.rank);
   params.wide_offsets = dtype == c10::ScalarType::Int;
 
-  const auto kernel = kernels().forward[element_of(input.scalar_type())];
-  const int64_t rows = rows_of(params.shape);
-  if (rows > 0) {
-    const int64_t bytes = (input.numel() + pooled.output.numel()) * input.element_size();
-    run(rows, grain(bytes / rows), [&](int64_t begin, int64_t end) -> int64_t {
-      kernel(params, begin, end);
-      return -1;
-    });
+  if (pooled.output.numel() == 0) {
+    return pooled;
   }
+  const auto plan = kernels().plan_forward[element_of(input.scalar_type())](params);
+  const int64_t bytes = (input.numel() + pooled.output.numel()) * input.element_size();
+  run(plan.units, grain(bytes / plan.units), [&](int64_t begin, int64_t end) -> int64_t {
+    const Scratch scratch(plan.scratch_bytes);
+    plan.run(params, plan, scratch.get(), begin, end);
+    return -1;
+  });
   return pooled;
 }
 
@@ -232,8 +250,8 @@ at::Tensor maxpool_backward_cpu(
   const int64_t plane = params.shape.d.input * params.shape.h.input * params.shape.w.input;
   const bool narrow = grad_output.element_size() == 2;
   const int64_t bad = run(planes, grain(plane * grad_output.element_size()), [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> scratch(narrow ? new float[plane] : nullptr);
-    return kernel(params, scratch.get(), begin, end);
+    const Scratch scratch(narrow ? plane * static_cast<int64_t>(sizeof(float)) : 0);
+    return kernel(params, static_cast<float*>(scratch.get()), begin, end);
   });
   check_found(pooling, bad);
   return grad_input;
@@ -258,14 +276,16 @@ at::Tensor maxpool_gather_cpu(
   const auto sizes = with_spatial_size<int64_t>(pooling, input.sizes(), geometry.output);
   check_sizes<int64_t>(pooling, "offsets", offsets.sizes(), sizes);
 
-  const auto dense_offsets = offsets.contiguous();
-  auto gathered = empty_pooled(input, sizes, input.scalar_type(), c10::MemoryFormat::Contiguous);
+  const auto format = pooled_memory_format(pooling, offsets);
+  const auto dense_offsets = offsets.contiguous(format);
+  auto gathered = empty_pooled(input, sizes, input.scalar_type(), format);
   PlacesParams params{};
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
   params.offsets = dense_offsets.const_data_ptr();
   params.input = input.const_data_ptr();
   params.input_strides = strides_of(input, pooling.rank);
   params.gathered = gathered.mutable_data_ptr();
+  params.output_strides = strides_of(gathered, pooling.rank);
   params.element_bytes = static_cast<int>(input.element_size());
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   const auto kernel = kernels().places;
@@ -274,7 +294,7 @@ at::Tensor maxpool_gather_cpu(
         return kernel(params, begin, end);
       });
   check_found(pooling, bad);
-  return gathered.contiguous(pooled_memory_format(pooling, offsets));
+  return gathered;
 }
 
 at::Tensor maxpool_indices_cpu(
@@ -298,12 +318,14 @@ at::Tensor maxpool_indices_cpu(
   std::copy(spatial_size.begin(), spatial_size.end(), spatial.begin());
   with_spatial_size<int64_t>(pooling, offsets.sizes(), spatial); // plane indices must fit int64
 
-  const auto dense_offsets = offsets.contiguous();
-  auto indices = empty_pooled(offsets, offsets.sizes(), c10::ScalarType::Long, c10::MemoryFormat::Contiguous);
+  const auto format = pooled_memory_format(pooling, offsets);
+  const auto dense_offsets = offsets.contiguous(format);
+  auto indices = empty_pooled(offsets, offsets.sizes(), c10::ScalarType::Long, format);
   PlacesParams params{};
   params.shape = shape_of(pooling, offsets.sizes(), spatial_size, geometry);
   params.offsets = dense_offsets.const_data_ptr();
   params.indices = indices.mutable_data_ptr<int64_t>();
+  params.output_strides = strides_of(indices, pooling.rank);
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   const auto kernel = kernels().places;
   const int64_t bad = run(
@@ -311,7 +333,7 @@ at::Tensor maxpool_indices_cpu(
         return kernel(params, begin, end);
       });
   check_found(pooling, bad);
-  return indices.contiguous(pooled_memory_format(pooling, offsets));
+  return indices;
 }
 
 TORCH_LIBRARY_IMPL(torch_maxpool, CPU, library) {

@@ -1,0 +1,95 @@
+// Where the elements lie that offsets name.
+
+namespace {
+
+enum : int64_t { kNoElement = -1, kBadOffset = -2 };
+
+// Where the element lies that an offset names, in each dimension.
+struct Place {
+  int64_t d, h, w;
+};
+
+inline bool tap_is_in(const Taps& taps, int64_t tap) {
+  return tap >= taps.first && tap < taps.last;
+}
+
+// Fills `place`; returns 0, kNoElement (an empty window, whatever the offset) or kBadOffset.
+inline int64_t resolve(
+    const Shape& shape,
+    const Taps& td,
+    const Taps& th,
+    const Taps& tw,
+    int64_t offset,
+    Place& place) {
+  if (is_empty(td) || is_empty(th) || is_empty(tw)) {
+    return kNoElement;
+  }
+  if (offset < 0) {
+    return kBadOffset;
+  }
+  const int64_t rest = offset / shape.w.kernel;
+  const int64_t c = offset - rest * shape.w.kernel;
+  const int64_t a = rest / shape.h.kernel;
+  const int64_t b = rest - a * shape.h.kernel;
+  if (!tap_is_in(td, a) || !tap_is_in(th, b) || !tap_is_in(tw, c)) {
+    return kBadOffset;
+  }
+  place.d = td.start + a * shape.d.dilation;
+  place.h = th.start + b * shape.h.dilation;
+  place.w = tw.start + c * shape.w.dilation;
+  return 0;
+}
+
+template <class T>
+inline void copy_element(void* to, int64_t at, const void* from, int64_t index) {
+  static_cast<T*>(to)[at] = index < 0 ? T(0) : static_cast<const T*>(from)[index];
+}
+
+template <class Offset>
+int64_t places_of(const PlacesParams& p, int64_t begin, int64_t end) {
+  const Shape& shape = p.shape;
+  const Strides& in = p.input_strides;
+  const Strides& out = p.output_strides;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Row row = row_of(shape, unit);
+    const Taps td = taps_of(shape.d, row.d);
+    const Taps th = taps_of(shape.h, row.h);
+    for (int64_t o = 0; o < shape.w.output; ++o) {
+      const int64_t at = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h + o * out.w;
+      const int64_t offset = static_cast<const volatile Offset*>(p.offsets)[at];
+      Place place;
+      const int64_t found = resolve(shape, td, th, taps_of(shape.w, o), offset, place);
+      if (found == kBadOffset) {
+        return unit * shape.w.output + o;
+      }
+      if (p.indices) {
+        p.indices[at] =
+            found < 0 ? kNoElement : (place.d * shape.h.input + place.h) * shape.w.input + place.w;
+      }
+      if (p.gathered) {
+        const int64_t index =
+            found < 0 ? -1 : row.n * in.n + row.c * in.c + place.d * in.d + place.h * in.h + place.w * in.w;
+        switch (p.element_bytes) {
+          case 1:
+            copy_element<uint8_t>(p.gathered, at, p.input, index);
+            break;
+          case 2:
+            copy_element<uint16_t>(p.gathered, at, p.input, index);
+            break;
+          case 4:
+            copy_element<uint32_t>(p.gathered, at, p.input, index);
+            break;
+          default:
+            copy_element<uint64_t>(p.gathered, at, p.input, index);
+        }
+      }
+    }
+  }
+  return -1;
+}
+
+int64_t places(const PlacesParams& p, int64_t begin, int64_t end) {
+  return p.wide_offsets ? places_of<int32_t>(p, begin, end) : places_of<uint8_t>(p, begin, end);
+}
+
+} // namespace

@@ -1,0 +1,598 @@
+// Forward, family "tile": any kernel, stride, padding and dilation without empty windows; any input strides.
+//
+// A block of one plane is copied into scratch with its padding, as lanes, split by column into `stride` phases so that
+// each tap reads adjacent lanes. The block then is one long line: taps along the width are compared over the whole line
+// at once (rows keep their pitch, so no lane is lost to short rows), then taps along the height, then the depth. Large
+// windows take steps that double the window, which is right because a maximum may meet an element twice; the left of two
+// equals stays, so the first winner does. Padding holds the lowest value: where such a lane is named, the whole window
+// is lowest, and the first element within the input is the winner; its number is put in afterwards.
+
+namespace {
+
+inline constexpr int64_t kTileBytes = 96 * 1024; // wanted size of a block's values in scratch
+inline constexpr int kUnroll = 4; // vectors per step; lines have room for reading and writing that much past the end
+inline constexpr int kTapsInRegisters = 5; // more taps than that take doubling steps
+
+// Sizes of a block in scratch, in places (a place is `group` adjacent elements).
+struct Tile {
+  int64_t phases; // = stride along the width
+  int64_t pitch; // places per row and phase
+  int64_t rows; // rows of the input, padding included
+  int64_t line; // elements per phase
+  int64_t slack; // elements that may be read past a line's end
+  int64_t stride; // from one phase's line to the next, in elements
+};
+
+template <class L>
+inline Tile tile_of(const Shape& shape, int64_t group, int64_t rows, int64_t columns) {
+  Tile tile;
+  const int64_t reach_w = (shape.w.kernel - 1) * shape.w.dilation;
+  const int64_t reach_h = (shape.h.kernel - 1) * shape.h.dilation;
+  tile.phases = shape.w.stride;
+  tile.pitch = columns + reach_w / shape.w.stride;
+  tile.rows = (rows - 1) * shape.h.stride + reach_h + 1;
+  tile.line = tile.rows * tile.pitch * group;
+  tile.slack = (reach_w / shape.w.stride + 1) * group + 2 * kUnroll * L::kLanes;
+  tile.stride = tile.line + tile.slack;
+  return tile;
+}
+
+inline int64_t aligned(int64_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+// Where things lie in scratch.
+template <class L, bool kIndexed>
+struct TileScratch {
+  int64_t lines_bytes, index_bytes, slice_values_bytes, slice_index_bytes, total;
+
+  TileScratch(const Tile& tile, const Shape& shape, int64_t slice) {
+    const bool is_deep = shape.d.kernel > 1;
+    const int64_t slices = is_deep ? shape.d.kernel + 1 : 0;
+    lines_bytes = aligned(tile.phases * tile.stride * static_cast<int64_t>(sizeof(typename L::Lane)));
+    index_bytes = kIndexed ? aligned(tile.stride * static_cast<int64_t>(sizeof(typename L::Index))) : 0;
+    slice_values_bytes = aligned((slice + tile.slack) * static_cast<int64_t>(sizeof(typename L::Lane)));
+    slice_index_bytes = kIndexed ? aligned((slice + tile.slack) * static_cast<int64_t>(sizeof(typename L::Index))) : 0;
+    total = lines_bytes + index_bytes + slices * (slice_values_bytes + slice_index_bytes);
+  }
+};
+
+// Lines of values and of tap numbers.
+template <class L>
+struct Line {
+  typename L::Lane* value;
+  typename L::Index* index; // meaningless unless indexed
+};
+
+template <class L, bool kIndexed>
+inline Champions<L, kIndexed> at(const Line<L>& line, int64_t i) {
+  Champions<L, kIndexed> c;
+  c.value = load_vector<typename L::V>(line.value + i);
+  if (kIndexed) {
+    c.index = load_vector<typename L::IV>(line.index + i);
+  }
+  return c;
+}
+
+template <class L, bool kIndexed>
+inline void put(const Line<L>& line, int64_t i, const Champions<L, kIndexed>& c) {
+  store_vector(line.value + i, c.value);
+  if (kIndexed) {
+    store_vector(line.index + i, c.index);
+  }
+}
+
+// line[i] meets line[i + step], line[i + 2 * step] ... (`taps` in all), for i < count; later ones' numbers grow by `weight`
+// each. In place: ascending, each element is read before it is written.
+template <class L, bool kIndexed>
+inline void meet_taps(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight) {
+  constexpr int kLanes = L::kLanes;
+  for (int64_t i = 0; i < count; i += kUnroll * kLanes) {
+    Champions<L, kIndexed> best[kUnroll];
+    for (int u = 0; u < kUnroll; ++u) {
+      best[u] = at<L, kIndexed>(line, i + u * kLanes);
+    }
+    for (int64_t t = 1; t < taps; ++t) {
+      const typename L::IV more = splat_index<L>(t * weight);
+      for (int u = 0; u < kUnroll; ++u) {
+        Champions<L, kIndexed> later = at<L, kIndexed>(line, i + u * kLanes + t * step);
+        if (kIndexed) {
+          later.index += more;
+        }
+        best[u].meet(later);
+      }
+    }
+    for (int u = 0; u < kUnroll; ++u) {
+      put<L, kIndexed>(line, i + u * kLanes, best[u]);
+    }
+  }
+}
+
+// The same by growing windows: where `line` already holds windows of `width` taps, two, three or four of them make a
+// larger one; at last two that overlap cover `taps`.
+template <class L, bool kIndexed>
+inline void slide(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight, int64_t width = 1) {
+  while (taps > kTapsInRegisters * width) {
+    const int64_t factor = taps >= 4 * width ? 4 : 2;
+    meet_taps<L, kIndexed>(line, count + (taps - factor * width) * step, factor, width * step, width * weight);
+    width *= factor;
+  }
+  const int64_t whole = taps / width;
+  const int64_t rest = taps - whole * width;
+  if (whole > 1) {
+    meet_taps<L, kIndexed>(line, count + rest * step, whole, width * step, width * weight);
+  }
+  if (rest > 0) {
+    meet_taps<L, kIndexed>(line, count, 2, rest * step, rest * weight);
+  }
+}
+
+// First pass along the width, from phases without tap numbers; the result goes to phase 0 and `line.index`.
+template <class L, bool kIndexed>
+inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& line, int64_t group) {
+  constexpr int kLanes = L::kLanes;
+  const int64_t taps = shape.w.kernel;
+  if (kIndexed && taps == 1) {
+    __builtin_memset(line.index, 0, (tile.line + kUnroll * kLanes) * sizeof(typename L::Index));
+  }
+  if (taps == 1) {
+    return;
+  }
+  int64_t in_registers = taps;
+  if (tile.phases == 1 && taps > kTapsInRegisters) {
+    in_registers = 4;
+  }
+  const int64_t remaining = taps - in_registers; // taps that later steps will reach over
+  const int64_t count = tile.line + remaining * shape.w.dilation * group;
+  for (int64_t i = 0; i < count; i += kUnroll * kLanes) {
+    Champions<L, kIndexed> best[kUnroll];
+    for (int u = 0; u < kUnroll; ++u) {
+      best[u] = {load_vector<typename L::V>(line.value + i + u * kLanes), typename L::IV{}};
+    }
+    int64_t phase = 0;
+    int64_t place = 0;
+    for (int64_t t = 1; t < in_registers; ++t) {
+      phase += shape.w.dilation;
+      while (phase >= tile.phases) {
+        phase -= tile.phases;
+        ++place;
+      }
+      const typename L::Lane* from = line.value + phase * tile.stride + place * group + i;
+      const typename L::IV number = splat_index<L>(t);
+      for (int u = 0; u < kUnroll; ++u) {
+        best[u].meet(load_vector<typename L::V>(from + u * kLanes), number);
+      }
+    }
+    for (int u = 0; u < kUnroll; ++u) {
+      put<L, kIndexed>(line, i + u * kLanes, best[u]);
+    }
+  }
+  slide<L, kIndexed>(line, tile.line, taps, shape.w.dilation * group, 1, in_registers);
+}
+
+template <class L>
+inline void fill_lowest(typename L::Lane* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    to[i] = L::lowest();
+  }
+}
+
+// Copies `count` adjacent elements as lanes.
+template <class L>
+inline void copy_lanes(
+    typename L::Lane* to,
+    const typename L::Element* from,
+    int64_t count,
+    typename L::Mask& strange) {
+  int64_t i = 0;
+  for (; i + L::kLanes <= count; i += L::kLanes) {
+    const typename L::V v = L::load(from + i);
+    if constexpr (L::kHasStrange) {
+      strange |= L::strange(v);
+    }
+    store_vector(to + i, v);
+  }
+  for (; i < count; ++i) {
+    const typename L::Lane x = L::lane(from[i]);
+    if constexpr (L::kHasStrange) {
+      strange |= L::strange(typename L::V{} + x);
+    }
+    to[i] = x;
+  }
+}
+
+// Copies `pairs` pairs of adjacent elements, the first of each to `evens`, the second to `odds`.
+template <class L>
+inline void copy_pairs(
+    typename L::Lane* evens,
+    typename L::Lane* odds,
+    const typename L::Element* from,
+    int64_t pairs,
+    typename L::Mask& strange) {
+  int64_t i = 0;
+  for (; i + L::kLanes <= pairs; i += L::kLanes) {
+    const typename L::V a = L::load(from + 2 * i);
+    const typename L::V b = L::load(from + 2 * i + L::kLanes);
+    if constexpr (L::kHasStrange) {
+      strange |= L::strange(a) | L::strange(b);
+    }
+    store_vector(evens + i, even(a, b));
+    store_vector(odds + i, odd(a, b));
+  }
+  for (; i < pairs; ++i) {
+    evens[i] = L::lane(from[2 * i]);
+    odds[i] = L::lane(from[2 * i + 1]);
+    if constexpr (L::kHasStrange) {
+      strange |= L::strange(typename L::V{} + evens[i]) | L::strange(typename L::V{} + odds[i]);
+    }
+  }
+}
+
+// One row of the input, from place `first` (which may lie in the padding) on, split into phases at `to`. Null: padding.
+template <class L>
+inline void load_row(
+    const Shape& shape,
+    const Tile& tile,
+    int64_t group,
+    const typename L::Element* row,
+    int64_t first,
+    int64_t stride,
+    typename L::Lane* to,
+    typename L::Mask& strange) {
+  const int64_t places = tile.pitch * tile.phases;
+  int64_t left = first < 0 ? -first : 0;
+  left = left < places ? left : places;
+  int64_t end = shape.w.input - first; // one past the last place within the input
+  end = end < places ? end : places;
+  if (row == nullptr || end <= left) {
+    for (int64_t phase = 0; phase < tile.phases; ++phase) {
+      fill_lowest<L>(to + phase * tile.stride, tile.pitch * group);
+    }
+    return;
+  }
+  const typename L::Element* from = row + first * stride; // of place 0; read from `left` on
+  if (tile.phases == 1) {
+    fill_lowest<L>(to, left * group);
+    fill_lowest<L>(to + end * group, (places - end) * group);
+    if (stride == group) {
+      copy_lanes<L>(to + left * group, from + left * stride, (end - left) * group, strange);
+      return;
+    }
+  }
+  int64_t place = 0;
+  if (tile.phases == 2 && group == 1 && stride == 1) {
+    const auto put_one = [&](int64_t at) {
+      typename L::Lane& lane = to[(at & 1) * tile.stride + at / 2];
+      lane = at >= left && at < end ? L::lane(from[at]) : L::lowest();
+      if constexpr (L::kHasStrange) {
+        strange |= L::strange(typename L::V{} + lane);
+      }
+    };
+    const int64_t pairs_begin = (left + 1) / 2;
+    const int64_t pairs = end / 2 > pairs_begin ? end / 2 - pairs_begin : 0;
+    for (; place < 2 * pairs_begin; ++place) {
+      put_one(place);
+    }
+    copy_pairs<L>(to + pairs_begin, to + tile.stride + pairs_begin, from + place, pairs, strange);
+    for (place += 2 * pairs; place < places; ++place) {
+      put_one(place);
+    }
+    return;
+  }
+  int64_t phase = 0;
+  int64_t column = 0;
+  for (; place < places; ++place) {
+    typename L::Lane* lanes = to + phase * tile.stride + column * group;
+    for (int64_t g = 0; g < group; ++g) {
+      lanes[g] = place >= left && place < end ? L::lane(from[place * stride + g]) : L::lowest();
+      if constexpr (L::kHasStrange) {
+        strange |= L::strange(typename L::V{} + lanes[g]);
+      }
+    }
+    if (++phase == tile.phases) {
+      phase = 0;
+      ++column;
+    }
+  }
+}
+
+// `count` champions to the output.
+template <class L, bool kIndexed, class Offset>
+inline void store_row(const Line<L>& line, int64_t count, typename L::Element* values, Offset* offsets) {
+  constexpr int kLanes = L::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Champions<L, kIndexed> c = at<L, kIndexed>(line, i);
+    L::store(values + i, c.value);
+    if constexpr (kIndexed) {
+      store_offsets<L>(offsets + i, c.index);
+    }
+  }
+  if (i < count) {
+    typename L::Element value_tail[kLanes];
+    Offset offset_tail[kLanes];
+    const Champions<L, kIndexed> c = at<L, kIndexed>(line, i);
+    L::store(value_tail, c.value);
+    __builtin_memcpy(values + i, value_tail, (count - i) * sizeof(typename L::Element));
+    if constexpr (kIndexed) {
+      store_offsets<L>(offset_tail, c.index);
+      __builtin_memcpy(offsets + i, offset_tail, (count - i) * sizeof(Offset));
+    }
+  }
+}
+
+// A block of the output.
+struct Block {
+  int64_t n, c; // plane; c is 0 where channels are pooled as part of the row
+  int64_t row, rows;
+  int64_t column, columns;
+};
+
+inline Block block_of(const Shape& shape, const ForwardPlan& plan, int64_t unit) {
+  Block block;
+  block.column = unit % plan.column_blocks * plan.block_columns;
+  unit /= plan.column_blocks;
+  block.row = unit % plan.row_blocks * plan.block_rows;
+  unit /= plan.row_blocks;
+  const int64_t channels = plan.group == 1 ? shape.channels : 1;
+  block.c = unit % channels;
+  block.n = unit / channels;
+  const int64_t rows = shape.h.output - block.row;
+  const int64_t columns = shape.w.output - block.column;
+  block.rows = rows < plan.block_rows ? rows : plan.block_rows;
+  block.columns = columns < plan.block_columns ? columns : plan.block_columns;
+  return block;
+}
+
+// The champions of one slice (one depth of the input) of a block, row after row with the tile's pitch, in `line`.
+template <class L, bool kIndexed>
+inline void pool_slice(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Block& block,
+    const Tile& tile,
+    const typename L::Element* slice,
+    const Line<L>& line,
+    typename L::Mask& strange) {
+  const Shape& shape = p.shape;
+  const int64_t group = plan.group;
+  const int64_t width = tile.pitch * group;
+  const int64_t first_row = block.row * shape.h.stride - shape.h.pad;
+  const int64_t first_place = block.column * shape.w.stride - shape.w.pad;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    const int64_t y = first_row + r;
+    const typename L::Element* row = y < 0 || y >= shape.h.input ? nullptr : slice + y * p.input_strides.h;
+    load_row<L>(shape, tile, group, row, first_place, p.input_strides.w, line.value + r * width, strange);
+  }
+  across_phases<L, kIndexed>(shape, tile, line, group);
+  if (kIndexed) {
+    for (int64_t o = 0; o < block.columns; ++o) {
+      const Taps taps = taps_of(shape.w, block.column + o);
+      if (taps.first == 0) {
+        break;
+      }
+      const auto first = static_cast<typename L::Index>(taps.first);
+      for (int64_t r = 0; r < tile.rows; ++r) {
+        for (int64_t g = 0; g < group; ++g) {
+          typename L::Index& index = line.index[r * width + o * group + g];
+          index = index < first ? first : index;
+        }
+      }
+    }
+  }
+  const int64_t step = shape.h.dilation * width;
+  if (shape.h.stride == 1) {
+    slide<L, kIndexed>(line, block.rows * width, shape.h.kernel, step, shape.w.kernel);
+  } else {
+    for (int64_t o = 0; o < block.rows; ++o) {
+      const Line<L> from = {line.value + o * shape.h.stride * width, line.index + o * shape.h.stride * width};
+      const Line<L> to = {line.value + o * width, line.index + o * width};
+      constexpr int kLanes = L::kLanes;
+      for (int64_t i = 0; i < width; i += kLanes) {
+        Champions<L, kIndexed> best = at<L, kIndexed>(from, i);
+        for (int64_t t = 1; t < shape.h.kernel; ++t) {
+          Champions<L, kIndexed> later = at<L, kIndexed>(from, i + t * step);
+          if (kIndexed) {
+            later.index += splat_index<L>(t * shape.w.kernel);
+          }
+          best.meet(later);
+        }
+        if (i + kLanes <= width) {
+          put<L, kIndexed>(to, i, best);
+        } else { // the lanes beyond belong to rows still to be read
+          __builtin_memcpy(to.value + i, &best.value, (width - i) * sizeof(typename L::Lane));
+          if (kIndexed) {
+            __builtin_memcpy(to.index + i, &best.index, (width - i) * sizeof(typename L::Index));
+          }
+        }
+      }
+    }
+  }
+  if (kIndexed) {
+    for (int64_t o = 0; o < block.rows; ++o) {
+      const Taps taps = taps_of(shape.h, block.row + o);
+      if (taps.first == 0) {
+        break;
+      }
+      const auto missing = static_cast<typename L::Index>(taps.first * shape.w.kernel);
+      for (int64_t i = o * width; i < (o + 1) * width; ++i) {
+        line.index[i] = line.index[i] < missing ? static_cast<typename L::Index>(line.index[i] + missing) : line.index[i];
+      }
+    }
+  }
+}
+
+template <class L, bool kIndexed, class Offset>
+inline void store_block(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Block& block,
+    const Tile& tile,
+    int64_t depth,
+    const Line<L>& line) {
+  const Strides& out = p.output_strides;
+  const int64_t width = tile.pitch * plan.group;
+  for (int64_t o = 0; o < block.rows; ++o) {
+    const int64_t to = block.n * out.n + block.c * out.c + depth * out.d + (block.row + o) * out.h + block.column * out.w;
+    const Line<L> row = {line.value + o * width, line.index + o * width};
+    store_row<L, kIndexed>(
+        row,
+        block.columns * plan.group,
+        static_cast<typename L::Element*>(p.output) + to,
+        static_cast<Offset*>(p.offsets) + to);
+  }
+}
+
+// All slices of a block that a window reaches, then its depth taps.
+template <class L, bool kIndexed, class Offset>
+inline void pool_block(const ForwardParams& p, const ForwardPlan& plan, const Block& block, char* scratch) {
+  const Shape& shape = p.shape;
+  const Strides& in = p.input_strides;
+  const Tile tile = tile_of<L>(shape, plan.group, block.rows, block.columns);
+  const int64_t slice = block.rows * tile.pitch * plan.group;
+  const TileScratch<L, kIndexed> places(tile, shape, slice);
+  const Line<L> line = {
+      reinterpret_cast<typename L::Lane*>(scratch),
+      reinterpret_cast<typename L::Index*>(scratch + places.lines_bytes)};
+  const auto* plane = static_cast<const typename L::Element*>(p.input) + block.n * in.n + block.c * in.c;
+  typename L::Mask strange = {};
+  if (shape.d.kernel == 1) {
+    for (int64_t d = 0; d < shape.d.output; ++d) {
+      pool_slice<L, kIndexed>(p, plan, block, tile, plane + taps_of(shape.d, d).start * in.d, line, strange);
+      store_block<L, kIndexed, Offset>(p, plan, block, tile, d, line);
+    }
+  } else {
+    // A ring of pooled slices, and one more place for the result.
+    char* const ring = scratch + places.lines_bytes + places.index_bytes;
+    const auto kept = [&](int64_t slot) -> Line<L> {
+      char* const at = ring + slot * (places.slice_values_bytes + places.slice_index_bytes);
+      return {
+          reinterpret_cast<typename L::Lane*>(at),
+          reinterpret_cast<typename L::Index*>(at + places.slice_values_bytes)};
+    };
+    const Line<L> result = kept(shape.d.kernel);
+    constexpr int kLanes = L::kLanes;
+    const auto copy = [&](const Line<L>& to, const Line<L>& from) {
+      for (int64_t i = 0; i < slice; i += kLanes) {
+        put<L, kIndexed>(to, i, at<L, kIndexed>(from, i));
+      }
+    };
+    // Slot of slice z: z modulo a count of slots that no window's slices exceed. With dilation, slices that one window
+    // skips belong to another; those pooled too long ago are pooled again.
+    const int64_t slots = shape.d.kernel;
+    int64_t held[64];
+    for (int64_t i = 0; i < slots; ++i) {
+      held[i] = -1;
+    }
+    for (int64_t d = 0; d < shape.d.output; ++d) {
+      const Taps taps = taps_of(shape.d, d);
+      for (int64_t t = taps.first; t < taps.last; ++t) {
+        const int64_t z = taps.start + t * shape.d.dilation;
+        const int64_t slot = z / shape.d.dilation % slots;
+        const Line<L> pooled = kept(slot);
+        if (held[slot] != z) {
+          pool_slice<L, kIndexed>(p, plan, block, tile, plane + z * in.d, line, strange);
+          copy(pooled, line);
+          held[slot] = z;
+        }
+        const typename L::IV more = splat_index<L>(t * shape.h.kernel * shape.w.kernel);
+        for (int64_t i = 0; i < slice; i += kLanes) {
+          Champions<L, kIndexed> later = at<L, kIndexed>(pooled, i);
+          if (kIndexed) {
+            later.index += more;
+          }
+          if (t > taps.first) {
+            Champions<L, kIndexed> best = at<L, kIndexed>(result, i);
+            best.meet(later);
+            later = best;
+          }
+          put<L, kIndexed>(result, i, later);
+        }
+      }
+      store_block<L, kIndexed, Offset>(p, plan, block, tile, d, result);
+    }
+  }
+  if (L::kHasStrange && any(strange)) {
+    for (int64_t d = 0; d < shape.d.output; ++d) {
+      for (int64_t h = block.row; h < block.row + block.rows; ++h) {
+        for (int64_t g = 0; g < plan.group; ++g) {
+          forward_row<typename L::Element>(
+              p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
+        }
+      }
+    }
+  }
+}
+
+template <class L, bool kIndexed, class Offset>
+void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
+  for (int64_t unit = begin; unit < end; ++unit) {
+    pool_block<L, kIndexed, Offset>(p, plan, block_of(p.shape, plan, unit), static_cast<char*>(scratch));
+  }
+}
+
+inline int64_t rounded_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Chooses blocks; false where windows are too large or too sparse for tiles to be a good way.
+template <class L, bool kIndexed>
+inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) {
+  const Shape& shape = p.shape;
+  constexpr int64_t kMost = int64_t{1} << 24; // elements of scratch
+  const auto reach = [](const Axis& axis) { return (axis.kernel - 1) * axis.dilation + 1; };
+  if (shape.w.kernel > kMost || shape.h.kernel > kMost || shape.d.kernel >= 64 || shape.w.stride > 64 ||
+      shape.h.dilation > kMost / shape.h.kernel || shape.w.dilation > kMost / shape.w.kernel || group > 64) {
+    return false;
+  }
+  const int64_t reach_w = reach(shape.w);
+  const int64_t reach_h = reach(shape.h);
+  const int64_t lane = sizeof(typename L::Lane);
+  plan.group = group;
+  // Columns: whole rows, unless they are so long that few rows fit.
+  const int64_t wanted = kTileBytes / lane / shape.w.stride / group;
+  plan.block_columns = shape.w.output;
+  plan.block_rows = shape.h.output;
+  if (reach_h > 1 || shape.h.stride > 1) {
+    const int64_t columns = 512 / shape.w.stride / group + reach_w;
+    if (plan.block_columns > 2 * columns) {
+      plan.block_columns = rounded_up(shape.w.output, rounded_up(shape.w.output, columns));
+    }
+    if (shape.h.stride > reach_h) {
+      plan.block_rows = 1; // rows between windows are not read
+    }
+  } else if (plan.block_columns > wanted) {
+    plan.block_columns = rounded_up(shape.w.output, rounded_up(shape.w.output, wanted + reach_w));
+  }
+  const int64_t pitch = plan.block_columns + (reach_w - 1) / shape.w.stride;
+  const int64_t rows = (wanted / pitch - reach_h) / shape.h.stride + 1;
+  const int64_t least = rounded_up(2 * reach_h, shape.h.stride);
+  const int64_t most = rows > least ? rows : least;
+  if (plan.block_rows > most) {
+    plan.block_rows = rounded_up(plan.block_rows, rounded_up(plan.block_rows, most));
+  }
+  plan.row_blocks = rounded_up(shape.h.output, plan.block_rows);
+  plan.column_blocks = rounded_up(shape.w.output, plan.block_columns);
+  const Tile tile = tile_of<L>(shape, group, plan.block_rows, plan.block_columns);
+  if (tile.rows > kMost || tile.pitch > kMost || tile.line * tile.phases > kMost ||
+      tile.line > 8 * (shape.h.input * shape.w.input * group + 4096)) {
+    return false;
+  }
+  const TileScratch<L, kIndexed> scratch(tile, shape, plan.block_rows * tile.pitch * group);
+  plan.scratch_bytes = scratch.total;
+  plan.family = "tile";
+  plan.units = shape.batch * (group == 1 ? shape.channels : 1) * plan.row_blocks * plan.column_blocks;
+  return true;
+}
+
+template <class L>
+inline bool plan_tile_for(const ForwardParams& p, int64_t group, ForwardPlan& plan) {
+  if (p.offsets == nullptr) {
+    plan.run = forward_tile<L, false, uint8_t>;
+    return plan_tile<L, false>(p, group, plan);
+  }
+  plan.run = p.wide_offsets ? forward_tile<L, true, int32_t> : forward_tile<L, true, uint8_t>;
+  return plan_tile<L, true>(p, group, plan);
+}
+
+} // namespace

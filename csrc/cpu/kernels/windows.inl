@@ -1,0 +1,118 @@
+// Windows and rows, and the forward that takes any shape and any strides, one window at a time.
+
+namespace {
+
+// The taps of one window that lie within the input along one dimension: numbers [first, last), and where tap 0 lies.
+struct Taps {
+  int64_t start;
+  int64_t first;
+  int64_t last;
+};
+
+inline Taps taps_of(const Axis& axis, int64_t out) {
+  Taps taps;
+  taps.start = out * axis.stride - axis.pad;
+  taps.first = taps.start < 0 ? (-taps.start - 1) / axis.dilation + 1 : 0;
+  const int64_t room = axis.input - 1 - taps.start; // distance from tap 0 to the last element
+  taps.last = room < 0 ? 0 : room / axis.dilation + 1;
+  taps.last = taps.last < axis.kernel ? taps.last : axis.kernel;
+  return taps;
+}
+
+inline bool is_empty(const Taps& taps) {
+  return taps.first >= taps.last;
+}
+
+// A row of the output.
+struct Row {
+  int64_t n, c, d, h;
+};
+
+inline Row row_of(const Shape& shape, int64_t unit) {
+  Row row;
+  row.h = unit % shape.h.output;
+  unit /= shape.h.output;
+  row.d = unit % shape.d.output;
+  unit /= shape.d.output;
+  row.c = unit % shape.channels;
+  row.n = unit / shape.channels;
+  return row;
+}
+
+// One window: its maximum and the number of the tap that has it; the lowest value and 0 where it has no element.
+template <class T>
+struct Winner {
+  T value;
+  int64_t tap;
+};
+
+template <class T>
+inline Winner<T> window(
+    const Shape& shape,
+    const Strides& in,
+    const T* plane,
+    const Taps& td,
+    const Taps& th,
+    const Taps& tw) {
+  Winner<T> winner = {Type<T>::lowest(), 0};
+  if (is_empty(td) || is_empty(th) || is_empty(tw)) {
+    return winner;
+  }
+  winner.value = plane
+      [(td.start + td.first * shape.d.dilation) * in.d + (th.start + th.first * shape.h.dilation) * in.h +
+       (tw.start + tw.first * shape.w.dilation) * in.w];
+  winner.tap = (td.first * shape.h.kernel + th.first) * shape.w.kernel + tw.first;
+  for (int64_t a = td.first; a < td.last; ++a) {
+    for (int64_t b = th.first; b < th.last; ++b) {
+      const T* line = plane + (td.start + a * shape.d.dilation) * in.d + (th.start + b * shape.h.dilation) * in.h;
+      for (int64_t c = tw.first; c < tw.last; ++c) {
+        const T value = line[(tw.start + c * shape.w.dilation) * in.w];
+        if (Type<T>::beats(value, winner.value)) {
+          winner.value = value;
+          winner.tap = (a * shape.h.kernel + b) * shape.w.kernel + c;
+        }
+      }
+    }
+  }
+  return winner;
+}
+
+// Windows [begin, end) of one row of the output.
+template <class T>
+void forward_row(const ForwardParams& p, const Row& row, int64_t begin, int64_t end) {
+  const Shape& shape = p.shape;
+  const Strides& out = p.output_strides;
+  const T* plane = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c;
+  const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+  const Taps td = taps_of(shape.d, row.d);
+  const Taps th = taps_of(shape.h, row.h);
+  for (int64_t o = begin; o < end; ++o) {
+    const Winner<T> winner = window(shape, p.input_strides, plane, td, th, taps_of(shape.w, o));
+    const int64_t at = out_row + o * out.w;
+    static_cast<T*>(p.output)[at] = winner.value;
+    if (p.offsets && p.wide_offsets) {
+      static_cast<int32_t*>(p.offsets)[at] = static_cast<int32_t>(winner.tap);
+    } else if (p.offsets) {
+      static_cast<uint8_t*>(p.offsets)[at] = static_cast<uint8_t>(winner.tap);
+    }
+  }
+}
+
+// Units: rows of the output.
+template <class T>
+void forward_windows(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
+  for (int64_t unit = begin; unit < end; ++unit) {
+    forward_row<T>(p, row_of(p.shape, unit), 0, p.shape.w.output);
+  }
+}
+
+template <class T>
+inline ForwardPlan plan_windows(const ForwardParams& p) {
+  ForwardPlan plan = {};
+  plan.family = "windows";
+  plan.run = forward_windows<T>;
+  plan.units = p.shape.batch * p.shape.channels * p.shape.d.output * p.shape.h.output;
+  return plan;
+}
+
+} // namespace
