@@ -24,7 +24,7 @@
 //
 // Errors are c10::Error, raised before anything is allocated; the message names operator, argument and value.
 //   c10::ValueError           kernel_size, stride, padding or dilation out of range; "Invalid dimensions!" under exact
-//   c10::NotImplementedError  dtype or layout of input
+//   c10::TypeError            dtype or layout of input
 //   c10::Error                rank or sizes of input; an output that would be empty
 #pragma once
 

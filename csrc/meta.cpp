@@ -1,4 +1,5 @@
-// Shapes, dtypes and strides without data: key Meta. Sizes may be symbolic.
+// Shapes, dtypes and strides without data: key Meta. Sizes may be symbolic. The same functions stand for the kinds of
+// tensors that have no kernels, whose layout or dtype they refuse.
 #include "pooling.h"
 
 #include <ATen/core/Tensor.h>
@@ -123,14 +124,30 @@ at::Tensor maxpool_indices_meta(
       offsets, offsets.sym_sizes(), c10::ScalarType::Long, pooled_memory_format(pooling, offsets));
 }
 
-} // namespace
-
-TORCH_LIBRARY_IMPL(torch_maxpool, Meta, library) {
+void register_meta(torch::Library& library) {
   library.impl("maxpool_forward", TORCH_FN(maxpool_forward_meta));
   library.impl("maxpool_values", TORCH_FN(maxpool_values_meta));
   library.impl("maxpool_backward", TORCH_FN(maxpool_backward_meta));
   library.impl("maxpool_gather", TORCH_FN(maxpool_gather_meta));
   library.impl("maxpool_indices", TORCH_FN(maxpool_indices_meta));
+}
+
+} // namespace
+
+TORCH_LIBRARY_IMPL(torch_maxpool, Meta, library) {
+  register_meta(library);
+}
+TORCH_LIBRARY_IMPL(torch_maxpool, SparseCPU, library) {
+  register_meta(library);
+}
+TORCH_LIBRARY_IMPL(torch_maxpool, SparseCsrCPU, library) {
+  register_meta(library);
+}
+TORCH_LIBRARY_IMPL(torch_maxpool, MkldnnCPU, library) {
+  register_meta(library);
+}
+TORCH_LIBRARY_IMPL(torch_maxpool, QuantizedCPU, library) {
+  register_meta(library);
 }
 
 } // namespace torch_maxpool

@@ -11,9 +11,9 @@
 //                 int64 or bool; any strides
 //   offsets       row-major place of each window's winner in its window; uint8 up to 256 window elements, int32 above;
 //                 same shape and layout as the output
-// Errors (all c10::Error): bad hyper-parameters (ValueError in Python), ranks and shapes (RuntimeError), dtypes
-// (NotImplementedError for input, TypeError for offsets and grad_output), empty outputs (RuntimeError), windows that do
-// not tile the input where exact is set (ValueError, "Invalid dimensions!").
+// Errors (all c10::Error): bad hyper-parameters (ValueError in Python), ranks and shapes (RuntimeError), dtypes and layouts
+// (TypeError), empty outputs (RuntimeError), windows that do not tile the input where exact is set (ValueError, "Invalid
+// dimensions!"), offsets that name no element of their window (IndexError).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -9,7 +9,7 @@
 namespace torch_maxpool {
 namespace {
 
-// Checked arithmetic: int64_t raises on overflow; SymInt is left to its backend.
+// Checked arithmetic: raises on overflow; sizes that are truly symbolic are left to their backend.
 int64_t add(const Pooling& pooling, int64_t a, int64_t b) {
   int64_t result = 0;
   TORCH_CHECK_VALUE(
@@ -22,11 +22,15 @@ int64_t mul(const Pooling& pooling, int64_t a, int64_t b) {
       !__builtin_mul_overflow(a, b, &result), pooling.op, ": sizes overflow 64-bit integers (", a, " * ", b, ")");
   return result;
 }
-c10::SymInt add(const Pooling&, const c10::SymInt& a, const c10::SymInt& b) {
-  return a + b;
+c10::SymInt add(const Pooling& pooling, const c10::SymInt& a, const c10::SymInt& b) {
+  const auto left = a.maybe_as_int();
+  const auto right = b.maybe_as_int();
+  return left && right ? c10::SymInt(add(pooling, *left, *right)) : a + b;
 }
-c10::SymInt mul(const Pooling&, const c10::SymInt& a, const c10::SymInt& b) {
-  return a * b;
+c10::SymInt mul(const Pooling& pooling, const c10::SymInt& a, const c10::SymInt& b) {
+  const auto left = a.maybe_as_int();
+  const auto right = b.maybe_as_int();
+  return left && right ? c10::SymInt(mul(pooling, *left, *right)) : a * b;
 }
 
 // Conditions that are decided now (bool) or recorded for run time (SymBool).
@@ -96,6 +100,11 @@ void read_positive(
   }
 }
 
+// PyTorch's Python name, such as "uint8".
+std::string_view name_of(c10::ScalarType dtype) {
+  return c10::getDtypeNames(dtype).first;
+}
+
 bool is_supported(c10::ScalarType dtype) {
   switch (dtype) {
     case c10::ScalarType::Double:
@@ -117,7 +126,7 @@ bool is_supported(c10::ScalarType dtype) {
 // Rank, strided layout, and no empty dimension but the batch.
 void check_tensor(const Pooling& pooling, const char* name, const at::Tensor& tensor) {
   TORCH_CHECK_VALUE(tensor.defined(), pooling.op, ": ", name, " must be a tensor, got None");
-  TORCH_CHECK_NOT_IMPLEMENTED(
+  TORCH_CHECK_TYPE(
       tensor.layout() == c10::kStrided,
       pooling.op,
       ": ",
@@ -234,11 +243,11 @@ c10::ScalarType offsets_dtype(const Pooling& pooling) {
 
 void check_input(const Pooling& pooling, const at::Tensor& input) {
   check_tensor(pooling, "input", input);
-  TORCH_CHECK_NOT_IMPLEMENTED(
+  TORCH_CHECK_TYPE(
       is_supported(input.scalar_type()),
       pooling.op,
       ": input must be float64, float32, float16, bfloat16, uint8, int8, int16, int32, int64 or bool, got ",
-      input.scalar_type());
+      name_of(input.scalar_type()));
 }
 
 void check_offsets(const Pooling& pooling, const at::Tensor& offsets) {
@@ -248,11 +257,11 @@ void check_offsets(const Pooling& pooling, const at::Tensor& offsets) {
       offsets.scalar_type() == dtype,
       pooling.op,
       ": offsets must be ",
-      dtype,
+      name_of(dtype),
       " for kernel_size ",
       c10::IntArrayRef(pooling.kernel_size.data(), pooling.rank),
       ", got ",
-      offsets.scalar_type());
+      name_of(offsets.scalar_type()));
 }
 
 void check_same_device(const Pooling& pooling, const char* name, const at::Tensor& tensor, const at::Tensor& offsets) {
@@ -273,7 +282,7 @@ void check_backward_pair(const Pooling& pooling, const at::Tensor& grad_output, 
       c10::isFloatingType(grad_output.scalar_type()) && is_supported(grad_output.scalar_type()),
       pooling.op,
       ": grad_output must be float64, float32, float16 or bfloat16, got ",
-      grad_output.scalar_type());
+      name_of(grad_output.scalar_type()));
   check_offsets(pooling, offsets);
   check_same_device(pooling, "grad_output", grad_output, offsets);
   check_sizes<c10::SymInt>(pooling, "offsets", offsets.sym_sizes(), grad_output.sym_sizes());
