@@ -46,8 +46,7 @@ Tensor values(const Tensor& input, const PoolingArgs& a) {
   return maxpool_values(input, a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode, a.exact, a.auto_pad);
 }
 Tensor backward(const Tensor& grad, const Tensor& offsets, c10::SymIntArrayRef size, const PoolingArgs& a) {
-  return maxpool_backward(
-      grad, offsets, size, a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode, a.auto_pad);
+  return maxpool_backward(grad, offsets, size, a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode, a.auto_pad);
 }
 Tensor gather(const Tensor& input, const Tensor& offsets, const PoolingArgs& a) {
   return maxpool_gather(input, offsets, a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode, a.auto_pad);

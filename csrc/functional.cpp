@@ -62,7 +62,8 @@ at::Tensor max_pool_ints(
     bool ceil_mode,
     bool return_indices,
     bool exact) {
-  TORCH_CHECK_VALUE(!return_indices, "max_pool", kRank, "d: return_indices=True needs max_pool", kRank, "d_with_indices");
+  TORCH_CHECK_VALUE(
+      !return_indices, "max_pool", kRank, "d: return_indices=True needs max_pool", kRank, "d_with_indices");
   return max_pool(input, kRank, {kernel_size, stride, padding, "", dilation, ceil_mode, exact});
 }
 
@@ -76,7 +77,8 @@ at::Tensor max_pool_word(
     bool ceil_mode,
     bool return_indices,
     bool exact) {
-  TORCH_CHECK_VALUE(!return_indices, "max_pool", kRank, "d: return_indices=True needs max_pool", kRank, "d_with_indices");
+  TORCH_CHECK_VALUE(
+      !return_indices, "max_pool", kRank, "d: return_indices=True needs max_pool", kRank, "d_with_indices");
   return max_pool(input, kRank, {kernel_size, stride, {}, padding, dilation, ceil_mode, exact});
 }
 
@@ -141,8 +143,8 @@ std::tuple<at::Tensor, at::Tensor> max_pool_with_indices(
     int64_t rank,
     const FunctionalArgs& args) {
   const auto a = operator_args(rank, args);
-  auto [output, offsets] = maxpool_forward(
-      input, a.kernel_size, a.stride, a.padding, args.dilation, args.ceil_mode, args.exact, a.auto_pad);
+  auto [output, offsets] =
+      maxpool_forward(input, a.kernel_size, a.stride, a.padding, args.dilation, args.ceil_mode, args.exact, a.auto_pad);
   auto indices = maxpool_indices(
       offsets,
       input.sym_sizes().slice(input.dim() - rank),

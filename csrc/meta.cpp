@@ -120,8 +120,7 @@ at::Tensor maxpool_indices_meta(
       "offsets",
       offsets.sym_sizes(),
       with_spatial_size<c10::SymInt>(pooling, offsets.sym_sizes(), geometry.output));
-  return empty_like_pooled(
-      offsets, offsets.sym_sizes(), c10::ScalarType::Long, pooled_memory_format(pooling, offsets));
+  return empty_like_pooled(offsets, offsets.sym_sizes(), c10::ScalarType::Long, pooled_memory_format(pooling, offsets));
 }
 
 void register_meta(torch::Library& library) {

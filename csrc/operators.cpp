@@ -74,8 +74,7 @@ at::Tensor maxpool_backward(
     bool ceil_mode,
     std::string_view auto_pad) {
   static const auto op = find<decltype(maxpool_backward)>("torch_maxpool::maxpool_backward");
-  return op.call(
-      grad_output, offsets, input_spatial_size, kernel_size, stride, padding, dilation, ceil_mode, auto_pad);
+  return op.call(grad_output, offsets, input_spatial_size, kernel_size, stride, padding, dilation, ceil_mode, auto_pad);
 }
 
 at::Tensor maxpool_gather(

@@ -127,12 +127,7 @@ bool is_supported(c10::ScalarType dtype) {
 void check_tensor(const Pooling& pooling, const char* name, const at::Tensor& tensor) {
   TORCH_CHECK_VALUE(tensor.defined(), pooling.op, ": ", name, " must be a tensor, got None");
   TORCH_CHECK_TYPE(
-      tensor.layout() == c10::kStrided,
-      pooling.op,
-      ": ",
-      name,
-      " must have a strided layout, got ",
-      tensor.layout());
+      tensor.layout() == c10::kStrided, pooling.op, ": ", name, " must have a strided layout, got ", tensor.layout());
   const int64_t rank = pooling.rank;
   TORCH_CHECK(
       tensor.dim() == rank + 1 || tensor.dim() == rank + 2,
@@ -394,11 +389,7 @@ c10::SmallVector<Int, 5> with_spatial_size(
 }
 
 template <class Int>
-void check_sizes(
-    const Pooling& pooling,
-    const char* name,
-    c10::ArrayRef<Int> sizes,
-    c10::ArrayRef<Int> expected) {
+void check_sizes(const Pooling& pooling, const char* name, c10::ArrayRef<Int> sizes, c10::ArrayRef<Int> expected) {
   bool same = sizes.size() == expected.size();
   for (size_t i = 0; same && i < sizes.size(); ++i) {
     same = holds(equal(sizes[i], expected[i]));

@@ -103,11 +103,7 @@ c10::SmallVector<Int, 5> with_spatial_size(
 
 // Raises unless `sizes`, those of the tensor called `name`, are `expected`.
 template <class Int>
-void check_sizes(
-    const Pooling& pooling,
-    const char* name,
-    c10::ArrayRef<Int> sizes,
-    c10::ArrayRef<Int> expected);
+void check_sizes(const Pooling& pooling, const char* name, c10::ArrayRef<Int> sizes, c10::ArrayRef<Int> expected);
 
 // True where a window may contain no element of the input at all (only dilation makes that possible).
 bool may_have_empty_windows(const Pooling& pooling);

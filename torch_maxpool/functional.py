@@ -8,8 +8,8 @@ with ``ceil_mode``, less a window that would start beyond the input and its lead
 Dtypes: float64, float32, float16, bfloat16, uint8, int8, int16, int32, int64, bool.
 
 Errors: ``ValueError`` for hyper-parameters out of range and for windows that do not tile the input where ``exact`` is
-set ("Invalid dimensions!"), ``RuntimeError`` for ranks and shapes, ``TypeError`` for dtypes, layouts and arguments of the
-wrong kind.
+set ("Invalid dimensions!"), ``RuntimeError`` for ranks and shapes, ``TypeError`` for dtypes, layouts and arguments of
+the wrong kind.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Maxpool:
         return [self.size, self.size], [self.stride, self.stride], [0, 0], [1, 1], False
 
     def forward(self, X):
-        """Maxima of the windows of ``X`` ``[n, depth, height, width]`` as ``[n, *out_dim]``, of the same kind and dtype.
+        """Maxima of the windows of ``X`` (``[n, depth, height, width]``) as ``[n, *out_dim]``, of its kind and dtype.
 
         Keeps each window's winner, one byte each for windows of up to 256 elements, and not ``X``.
         """

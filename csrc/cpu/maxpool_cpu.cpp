@@ -289,10 +289,9 @@ at::Tensor maxpool_gather_cpu(
   params.element_bytes = static_cast<int>(input.element_size());
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   const auto kernel = kernels().places;
-  const int64_t bad = run(
-      rows_of(params.shape), grain(params.shape.w.output * 16), [&](int64_t begin, int64_t end) {
-        return kernel(params, begin, end);
-      });
+  const int64_t bad = run(rows_of(params.shape), grain(params.shape.w.output * 16), [&](int64_t begin, int64_t end) {
+    return kernel(params, begin, end);
+  });
   check_found(pooling, bad);
   return gathered;
 }
@@ -328,10 +327,9 @@ at::Tensor maxpool_indices_cpu(
   params.output_strides = strides_of(indices, pooling.rank);
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   const auto kernel = kernels().places;
-  const int64_t bad = run(
-      rows_of(params.shape), grain(params.shape.w.output * 16), [&](int64_t begin, int64_t end) {
-        return kernel(params, begin, end);
-      });
+  const int64_t bad = run(rows_of(params.shape), grain(params.shape.w.output * 16), [&](int64_t begin, int64_t end) {
+    return kernel(params, begin, end);
+  });
   check_found(pooling, bad);
   return indices;
 }

@@ -169,8 +169,8 @@ inline bool plan_direct(const ForwardParams& p, ForwardPlan& plan) {
   const Axis& w = shape.w;
   const Interior interior = interior_of(w);
   if (w.dilation != 1 || p.input_strides.w != 1 || p.output_strides.w != 1 || p.wide_offsets ||
-      shape.d.kernel > kDirectRows || shape.h.kernel > kDirectRows ||
-      shape.d.kernel * shape.h.kernel > kDirectRows || interior.end - interior.begin < L::kLanes) {
+      shape.d.kernel > kDirectRows || shape.h.kernel > kDirectRows || shape.d.kernel * shape.h.kernel > kDirectRows ||
+      interior.end - interior.begin < L::kLanes) {
     return false;
   }
   const ForwardKernel run =

@@ -63,8 +63,7 @@ int64_t places_of(const PlacesParams& p, int64_t begin, int64_t end) {
         return unit * shape.w.output + o;
       }
       if (p.indices) {
-        p.indices[at] =
-            found < 0 ? kNoElement : (place.d * shape.h.input + place.h) * shape.w.input + place.w;
+        p.indices[at] = found < 0 ? kNoElement : (place.d * shape.h.input + place.h) * shape.w.input + place.w;
       }
       if (p.gathered) {
         const int64_t index =

@@ -416,7 +416,8 @@ inline void pool_slice(
       }
       const auto missing = static_cast<typename L::Index>(taps.first * shape.w.kernel);
       for (int64_t i = o * width; i < (o + 1) * width; ++i) {
-        line.index[i] = line.index[i] < missing ? static_cast<typename L::Index>(line.index[i] + missing) : line.index[i];
+        line.index[i] =
+            line.index[i] < missing ? static_cast<typename L::Index>(line.index[i] + missing) : line.index[i];
       }
     }
   }
@@ -433,7 +434,8 @@ inline void store_block(
   const Strides& out = p.output_strides;
   const int64_t width = tile.pitch * plan.group;
   for (int64_t o = 0; o < block.rows; ++o) {
-    const int64_t to = block.n * out.n + block.c * out.c + depth * out.d + (block.row + o) * out.h + block.column * out.w;
+    const int64_t to =
+        block.n * out.n + block.c * out.c + depth * out.d + (block.row + o) * out.h + block.column * out.w;
     const Line<L> row = {line.value + o * width, line.index + o * width};
     store_row<L, kIndexed>(
         row,
@@ -452,8 +454,7 @@ inline void pool_block(const ForwardParams& p, const ForwardPlan& plan, const Bl
   const int64_t slice = block.rows * tile.pitch * plan.group;
   const TileScratch<L, kIndexed> places(tile, shape, slice);
   const Line<L> line = {
-      reinterpret_cast<typename L::Lane*>(scratch),
-      reinterpret_cast<typename L::Index*>(scratch + places.lines_bytes)};
+      reinterpret_cast<typename L::Lane*>(scratch), reinterpret_cast<typename L::Index*>(scratch + places.lines_bytes)};
   const auto* plane = static_cast<const typename L::Element*>(p.input) + block.n * in.n + block.c * in.c;
   typename L::Mask strange = {};
   if (shape.d.kernel == 1) {
@@ -516,8 +517,7 @@ inline void pool_block(const ForwardParams& p, const ForwardPlan& plan, const Bl
     for (int64_t d = 0; d < shape.d.output; ++d) {
       for (int64_t h = block.row; h < block.row + block.rows; ++h) {
         for (int64_t g = 0; g < plan.group; ++g) {
-          forward_row<typename L::Element>(
-              p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
+          forward_row<typename L::Element>(p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
         }
       }
     }
