@@ -87,6 +87,9 @@ struct ForwardPlan {
   ForwardKernel run;
   int64_t units;
   int64_t scratch_bytes;
+  // Family "direct".
+  bool stream; // the output passes by the cache
+  bool prefetch; // the next row of windows is asked for ahead
   // Family "tile": a unit is a block of rows x columns of the output, through all depths of one group of planes.
   int64_t group; // adjacent elements that share a place: channels where they are pooled as part of the row, else 1
   int64_t row_blocks, column_blocks; // units per plane

@@ -1,5 +1,6 @@
 // The kernels for processors with AVX2.
 #include "kernels.h"
+#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -10,6 +11,8 @@
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,bmi,bmi2")
 #endif
+
+#define TORCH_MAXPOOL_HAS_AVX2
 
 namespace torch_maxpool::cpu::avx2 {
 inline constexpr int kVectorBytes = 32;

@@ -1,5 +1,6 @@
 // The kernels for processors with AVX-512 (F, VL, BW, DQ).
 #include "kernels.h"
+#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -11,6 +12,9 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c,bmi,bmi2")
 #endif
+
+#define TORCH_MAXPOOL_HAS_AVX2
+#define TORCH_MAXPOOL_HAS_AVX512
 
 namespace torch_maxpool::cpu::avx512 {
 inline constexpr int kVectorBytes = 64;

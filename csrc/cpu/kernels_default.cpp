@@ -1,5 +1,10 @@
 // The kernels for any processor: whatever the compiler's default target has.
 #include "kernels.h"
+#include <cstdlib>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace torch_maxpool::cpu {
 namespace baseline {

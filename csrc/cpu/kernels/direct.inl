@@ -5,55 +5,86 @@
 namespace {
 
 inline constexpr int kDirectRows = 16; // input rows per window at the most
+inline constexpr int64_t kStreamBytes = int64_t{4} << 20; // outputs this large pass by the cache
+inline constexpr int64_t kPrefetchBytes = int64_t{1} << 20; // inputs this large do not lie in a core's own cache
 
-// kLanes windows within one input row. kKernel and kStride: 2 or 3 and 1 or 2, or 4 and 4; `from` is tap 0 of the first.
-// Reads exactly the elements of those windows. Every element is in `strange` at least once.
-template <class L, bool kIndexed, int kKernel, int kStride>
-inline Champions<L, kIndexed> across(const typename L::Element* from, int64_t tap, typename L::Mask& strange) {
+// The padding that a vector of windows reaches: none, one column before the row or one after.
+enum class Edge { kNone, kLeft, kRight };
+
+// kLanes windows within one row of the input. kKernel and kStride: 2 or 3 and 1 or 2, or 4 and 4; `from` is tap 0 of the
+// first. Reads exactly the elements of those windows (kRight: stride 1), and notes those that no vector after this one
+// will (is_last: all).
+template <class L, bool kIndexed, int kKernel, int kStride, Edge kEdge>
+inline Champions<L, kIndexed> across(
+    const typename L::Element* from,
+    int64_t tap,
+    [[maybe_unused]] bool is_last,
+    typename L::Mask& strange) {
   typedef typename L::V V;
   typedef typename L::IV IV;
   constexpr int kLanes = L::kLanes;
   const IV zero = splat_index<L>(tap);
   const IV one = splat_index<L>(tap + 1);
   const IV two = splat_index<L>(tap + 2);
+  const V lowest = splat<V>(L::lowest());
   Champions<L, kIndexed> best;
   if constexpr (kStride == 1) {
-    const V first = L::load(from);
-    const V second = L::load(from + 1);
-    if constexpr (L::kHasStrange) {
-      strange |= L::strange(first) | L::strange(second);
+    V taps[3];
+    for (int t = kEdge == Edge::kLeft ? 1 : 0; t < (kEdge == Edge::kRight ? kKernel - 1 : kKernel); ++t) {
+      taps[t] = L::load(from + t);
     }
-    best = {first, zero};
-    best.meet(second, one);
-    if constexpr (kKernel == 3) {
-      const V third = L::load(from + 2);
-      best.meet(third, two);
-      if constexpr (L::kHasStrange) {
-        strange |= L::strange(third);
+    // Vectors side by side meet each element as their first tap, but for the last ones.
+    L::note(strange, taps[kEdge == Edge::kLeft ? 1 : 0]);
+    if (is_last) {
+      for (int t = 1; t < (kEdge == Edge::kRight ? kKernel - 1 : kKernel); ++t) {
+        L::note(strange, taps[t]);
       }
+    }
+    if constexpr (kEdge == Edge::kLeft) {
+      taps[0] = previous(lowest, taps[1]);
+    }
+    if constexpr (kEdge == Edge::kRight) {
+      taps[kKernel - 1] = next(taps[kKernel - 2], lowest);
+    }
+    best = {taps[0], zero};
+    best.meet(taps[1], one);
+    if constexpr (kKernel == 3) {
+      best.meet(taps[2], two);
+    }
+  } else if constexpr (kEdge == Edge::kLeft) { // taps are odd, even, odd from the first element of the row on
+    const V a = L::load(from + 1);
+    V b = {};
+    if constexpr (kKernel == 3) {
+      b = L::load(from + 1 + kLanes);
+    } else { // the last element is not the windows': read one less
+      b = next(L::load(from + kLanes), lowest);
+    }
+    L::note(strange, a);
+    L::note(strange, b);
+    const V odds = odd(a, b);
+    best = {previous(lowest, odds), zero};
+    best.meet(even(a, b), one);
+    if constexpr (kKernel == 3) {
+      best.meet(odds, two);
     }
   } else {
     const V a = L::load(from);
     const V b = L::load(from + kLanes);
-    if constexpr (L::kHasStrange) {
-      strange |= L::strange(a) | L::strange(b);
-    }
+    L::note(strange, a);
+    L::note(strange, b);
     const V evens = even(a, b);
     best = {evens, zero};
     best.meet(odd(a, b), one);
     if constexpr (kKernel == 3) {
-      const V last = V{} + L::lane(from[2 * kLanes]);
-      if constexpr (L::kHasStrange) {
-        strange |= L::strange(last);
-      }
+      const V last = splat<V>(L::lane(from[2 * kLanes]));
+      L::note(strange, last);
       best.meet(next(evens, last), two);
     }
     if constexpr (kKernel == 4) {
       const V c = L::load(from + 2 * kLanes);
       const V d = L::load(from + 3 * kLanes);
-      if constexpr (L::kHasStrange) {
-        strange |= L::strange(c) | L::strange(d);
-      }
+    L::note(strange, c);
+    L::note(strange, d);
       Champions<L, kIndexed> later = {even(c, d), zero};
       later.meet(odd(c, d), one);
       const Champions<L, kIndexed> pairs = best;
@@ -66,6 +97,9 @@ inline Champions<L, kIndexed> across(const typename L::Element* from, int64_t ta
       }
       best.meet(right, right_index);
     }
+  }
+  if constexpr (kIndexed && kEdge == Edge::kLeft) { // a window of lowest elements names its first within the row
+    best.index = best.index > previous(one, zero) ? best.index : previous(one, zero);
   }
   return best;
 }
@@ -85,60 +119,319 @@ inline Interior interior_of(const Axis& axis) {
   return interior;
 }
 
+// Lines of the input that the windows of one row of the output reach, and the numbers of their first taps.
+template <class T>
+struct Lines {
+  int count;
+  const T* from[kDirectRows]; // element 0 of the input's row
+  int64_t tap[kDirectRows];
+};
+
+template <class T>
+inline void find_lines(const ForwardParams& p, const Row& row, Lines<T>& lines) {
+  const Shape& shape = p.shape;
+  const Strides& in = p.input_strides;
+  const Taps td = taps_of(shape.d, row.d);
+  const Taps th = taps_of(shape.h, row.h);
+  const T* plane = static_cast<const T*>(p.input) + row.n * in.n + row.c * in.c;
+  lines.count = 0;
+  for (int64_t a = td.first; a < td.last; ++a) {
+    for (int64_t b = th.first; b < th.last; ++b) {
+      lines.from[lines.count] =
+          plane + (td.start + a * shape.d.dilation) * in.d + (th.start + b * shape.h.dilation) * in.h;
+      lines.tap[lines.count] = (a * shape.h.kernel + b) * shape.w.kernel;
+      ++lines.count;
+    }
+  }
+}
+
+// Asks the cache for `count` elements of each line.
+template <class T>
+inline void prefetch(const Lines<T>& lines, int64_t first, int64_t count) {
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+  for (int i = 0; i < lines.count; ++i) {
+    const char* from = reinterpret_cast<const char*>(lines.from[i] + first);
+    for (int64_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(from + at);
+    }
+  }
+}
+
+// kLanes windows, from column `o` on, over all lines.
+template <class L, bool kIndexed, int kKernel, int kStride, Edge kEdge>
+inline Champions<L, kIndexed> over_lines(
+    const Lines<typename L::Element>& lines,
+    int64_t first,
+    bool is_last,
+    typename L::Mask& strange) {
+  Champions<L, kIndexed> best =
+      across<L, kIndexed, kKernel, kStride, kEdge>(lines.from[0] + first, lines.tap[0], is_last, strange);
+  for (int i = 1; i < lines.count; ++i) {
+    best.meet(across<L, kIndexed, kKernel, kStride, kEdge>(lines.from[i] + first, lines.tap[i], is_last, strange));
+  }
+  return best;
+}
+
+// Columns that vectors compute: those of the interior, and one beyond on a side whose padding `across` can stand for.
+struct Columns {
+  int64_t begin, end;
+  bool has_left, has_right; // the first or last vector has that edge
+};
+
+template <int kLanes>
+inline Columns columns_of(const Axis& w) {
+  const Interior interior = interior_of(w);
+  Columns columns;
+  columns.has_left = w.pad == 1 && w.stride <= 2 && interior.begin == 1 && interior.end >= kLanes && w.output > kLanes;
+  columns.has_right = w.stride == 1 && interior.end == w.output - 1 && w.output > kLanes;
+  columns.begin = columns.has_left ? 0 : interior.begin;
+  columns.end = columns.has_right ? w.output : interior.end;
+  return columns;
+}
+
+// One row of the output; false where it depends on strange lanes.
+template <class L, bool kIndexed, int kKernel, int kStride>
+inline bool direct_row(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Row& row,
+    const Columns& columns,
+    const Lines<typename L::Element>& lines,
+    const Lines<typename L::Element>& next_lines) {
+  typedef typename L::Element T;
+  constexpr int kLanes = L::kLanes;
+  const Strides& out = p.output_strides;
+  const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+  T* values = static_cast<T*>(p.output) + out_row;
+  uint8_t* offsets = kIndexed ? static_cast<uint8_t*>(p.offsets) + out_row : nullptr;
+  const bool stream = plan.stream && is_aligned<typename L::V>(values);
+  const int64_t last = columns.end - kLanes;
+  typename L::Mask strange = {};
+  for (int64_t o = columns.begin;;) {
+    const int64_t first = o * kStride - p.shape.w.pad;
+    if (plan.prefetch) {
+      prefetch(next_lines, first, kLanes * kStride);
+    }
+    Champions<L, kIndexed> best;
+    if (columns.has_left && o == 0) {
+      if constexpr (kStride <= 2) {
+        best = over_lines<L, kIndexed, kKernel, kStride, Edge::kLeft>(lines, first, o == last, strange);
+      }
+    } else if (columns.has_right && o == last) {
+      if constexpr (kStride == 1) {
+        best = over_lines<L, kIndexed, kKernel, kStride, Edge::kRight>(lines, first, o == last, strange);
+      }
+    } else {
+      best = over_lines<L, kIndexed, kKernel, kStride, Edge::kNone>(lines, first, o == last, strange);
+    }
+    if (stream) {
+      L::stream(values + o, best.value);
+    } else {
+      L::store(values + o, best.value);
+    }
+    if constexpr (kIndexed) {
+      store_offsets<L>(offsets + o, best.index);
+    }
+    if (o == last) {
+      break;
+    }
+    o = o + kLanes < last ? o + kLanes : last; // the last vector overlaps the one before
+  }
+  return !L::is_strange(strange);
+}
+
 // Units: rows of the output.
 template <class L, bool kIndexed, int kKernel, int kStride>
-void forward_direct(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
+void forward_direct(const ForwardParams& p, const ForwardPlan& plan, void*, int64_t begin, int64_t end) {
+  typedef typename L::Element T;
+  const Shape& shape = p.shape;
+  const Columns columns = columns_of<L::kLanes>(shape.w);
+  Row row = row_of(shape, begin);
+  Lines<T> both[2];
+  find_lines(p, row, both[begin & 1]);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Lines<T>& lines = both[unit & 1];
+    Lines<T>& next_lines = both[~unit & 1];
+    const Row here = row;
+    advance(shape, row);
+    if (unit + 1 < end) {
+      find_lines(p, row, next_lines);
+    } else {
+      next_lines.count = 0;
+    }
+    if (direct_row<L, kIndexed, kKernel, kStride>(p, plan, here, columns, lines, next_lines)) {
+      forward_row<T>(p, here, 0, columns.begin);
+      forward_row<T>(p, here, columns.end, shape.w.output);
+    } else if constexpr (kHasExact<L>) {
+      direct_row<typename L::Exact, kIndexed, kKernel, kStride>(p, plan, here, columns, lines, next_lines);
+      forward_row<T>(p, here, 0, columns.begin);
+      forward_row<T>(p, here, columns.end, shape.w.output);
+    } else {
+      forward_row<T>(p, here, 0, shape.w.output);
+    }
+  }
+  stream_fence();
+}
+
+// Family "rolling": as "direct", where windows of neighbouring rows of the output share rows of the input. What each row
+// of the input has across its columns is kept until the last window that reaches it.
+template <class L>
+struct RollingRow {
+  typename L::Lane* value; // by column of the output
+  typename L::Index* index; // tap within the row
+  int64_t plane; // which row of the input it stands for: plane, and row within it
+  int64_t row;
+
+  static int64_t bytes(int64_t columns) {
+    constexpr int64_t kPlace = sizeof(typename L::Lane) + sizeof(typename L::Index);
+    return (columns * kPlace + 127) / 64 * 64;
+  }
+};
+
+template <class L, bool kIndexed, int kKernel, int kStride>
+inline void fill_rolling_row(
+    const RollingRow<L>& to,
+    const Columns& columns,
+    const typename L::Element* from,
+    typename L::Mask& strange) {
+  constexpr int kLanes = L::kLanes;
+  const int64_t last = columns.end - kLanes;
+  const auto put = [&](int64_t o, const Champions<L, kIndexed>& best) {
+    store_vector(to.value + o, best.value);
+    if constexpr (kIndexed) {
+      store_vector(to.index + o, best.index);
+    }
+  };
+  int64_t o = columns.begin;
+  if (columns.has_left) {
+    put(o, across<L, kIndexed, kKernel, kStride, Edge::kLeft>(from, 0, false, strange));
+    o += kLanes;
+  }
+  for (; o < last; o += kLanes) {
+    put(o, across<L, kIndexed, kKernel, kStride, Edge::kNone>(from + o * kStride, 0, false, strange));
+  }
+  if constexpr (kStride == 1) {
+    if (columns.has_right) {
+      put(last, across<L, kIndexed, kKernel, kStride, Edge::kRight>(from + last, 0, true, strange));
+      return;
+    }
+  }
+  put(last, across<L, kIndexed, kKernel, kStride, Edge::kNone>(from + last * kStride, 0, true, strange));
+}
+
+// One row of the output; false where it depends on strange lanes.
+template <class L, bool kIndexed, int kKernel, int kStride>
+inline bool rolling_row(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Row& row,
+    const Columns& columns,
+    RollingRow<L>* kept) {
   typedef typename L::Element T;
   constexpr int kLanes = L::kLanes;
   const Shape& shape = p.shape;
-  const Strides& in = p.input_strides;
-  const Strides& out = p.output_strides;
-  const Interior interior = interior_of(shape.w);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Row row = row_of(shape, unit);
-    const Taps td = taps_of(shape.d, row.d);
-    const Taps th = taps_of(shape.h, row.h);
-    const T* plane = static_cast<const T*>(p.input) + row.n * in.n + row.c * in.c - shape.w.pad;
-    const T* lines[kDirectRows];
-    int64_t taps[kDirectRows];
-    int count = 0;
-    for (int64_t a = td.first; a < td.last; ++a) {
-      for (int64_t b = th.first; b < th.last; ++b) {
-        lines[count] = plane + (td.start + a * shape.d.dilation) * in.d + (th.start + b * shape.h.dilation) * in.h;
-        taps[count] = (a * shape.h.kernel + b) * kKernel;
-        ++count;
-      }
-    }
-    const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
-    T* values = static_cast<T*>(p.output) + out_row;
-    uint8_t* offsets = kIndexed ? static_cast<uint8_t*>(p.offsets) + out_row : nullptr;
-    typename L::Mask strange = {};
-    int64_t o = interior.begin;
-    for (;;) {
-      const int64_t at = o * kStride;
-      Champions<L, kIndexed> best = across<L, kIndexed, kKernel, kStride>(lines[0] + at, taps[0], strange);
-      for (int i = 1; i < count; ++i) {
-        best.meet(across<L, kIndexed, kKernel, kStride>(lines[i] + at, taps[i], strange));
-      }
-      L::store(values + o, best.value);
-      if constexpr (kIndexed) {
-        store_offsets<L>(offsets + o, best.index);
-      }
-      o += kLanes;
-      if (o + kLanes > interior.end) {
-        if (o >= interior.end) {
-          break;
-        }
-        o = interior.end - kLanes; // the last vector overlaps the one before
-      }
-    }
-    if (L::kHasStrange && any(strange)) {
-      forward_row<T>(p, row, 0, shape.w.output);
-    } else {
-      forward_row<T>(p, row, 0, interior.begin);
-      forward_row<T>(p, row, interior.end, shape.w.output);
+  const Taps th = taps_of(shape.h, row.h);
+  const int64_t plane = (row.n * shape.channels + row.c) * shape.d.output + row.d;
+  const T* from = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c +
+      taps_of(shape.d, row.d).start * p.input_strides.d - shape.w.pad;
+  typename L::Mask strange = {};
+  int slot = static_cast<int>((th.start + th.first) % shape.h.kernel);
+  const int first_slot = slot;
+  for (int64_t t = th.first; t < th.last; ++t) {
+    RollingRow<L>& line = kept[slot];
+    slot = slot + 1 == shape.h.kernel ? 0 : slot + 1;
+    if (line.plane != plane || line.row != th.start + t) {
+      line.plane = plane;
+      line.row = th.start + t;
+      fill_rolling_row<L, kIndexed, kKernel, kStride>(
+          line, columns, from + line.row * p.input_strides.h, strange);
     }
   }
+  const Strides& out = p.output_strides;
+  const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+  T* values = static_cast<T*>(p.output) + out_row;
+  uint8_t* offsets = kIndexed ? static_cast<uint8_t*>(p.offsets) + out_row : nullptr;
+  const bool stream = plan.stream && is_aligned<typename L::V>(values);
+  const int64_t last = columns.end - kLanes;
+  for (int64_t o = columns.begin;; o = o + kLanes < last ? o + kLanes : last) {
+    Champions<L, kIndexed> best;
+    slot = first_slot;
+    for (int64_t t = th.first; t < th.last; ++t) {
+      const RollingRow<L>& line = kept[slot];
+      slot = slot + 1 == shape.h.kernel ? 0 : slot + 1;
+      Champions<L, kIndexed> later;
+      later.value = load_vector<typename L::V>(line.value + o);
+      if constexpr (kIndexed) {
+        later.index = load_vector<typename L::IV>(line.index + o) + splat_index<L>(t * kKernel);
+      }
+      if (t == th.first) {
+        best = later;
+      } else {
+        best.meet(later);
+      }
+    }
+    if (stream) {
+      L::stream(values + o, best.value);
+    } else {
+      L::store(values + o, best.value);
+    }
+    if constexpr (kIndexed) {
+      store_offsets<L>(offsets + o, best.index);
+    }
+    if (o == last) {
+      break;
+    }
+  }
+  return !L::is_strange(strange);
+}
+
+// Units: rows of the output. Once a row holds strange lanes, its whole range is done with lanes that know them.
+template <class L, bool kIndexed, int kKernel, int kStride>
+void forward_rolling(const ForwardParams& p, const ForwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
+  typedef typename L::Element T;
+  const Shape& shape = p.shape;
+  const Columns columns = columns_of<L::kLanes>(shape.w);
+  RollingRow<L> kept[kDirectRows];
+  for (int64_t i = 0; i < shape.h.kernel; ++i) {
+    char* const at = static_cast<char*>(scratch) + i * RollingRow<L>::bytes(shape.w.output);
+    kept[i] = {
+        reinterpret_cast<typename L::Lane*>(at),
+        reinterpret_cast<typename L::Index*>(at + shape.w.output * sizeof(typename L::Lane)),
+        -1,
+        -1};
+  }
+  Row row = row_of(shape, begin);
+  for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
+    if (!rolling_row<L, kIndexed, kKernel, kStride>(p, plan, row, columns, kept)) {
+      if constexpr (kHasExact<L>) {
+        forward_rolling<typename L::Exact, kIndexed, kKernel, kStride>(p, plan, scratch, unit, end);
+      } else {
+        // Rows after this one may share its lines: all of the plane's.
+        const Row plane = row;
+        for (; unit < end && row.c == plane.c && row.n == plane.n; ++unit, advance(shape, row)) {
+          forward_row<T>(p, row, 0, shape.w.output);
+        }
+        if (unit < end) {
+          forward_rolling<L, kIndexed, kKernel, kStride>(p, plan, scratch, unit, end);
+        }
+      }
+      break;
+    }
+    forward_row<T>(p, row, 0, columns.begin);
+    forward_row<T>(p, row, columns.end, shape.w.output);
+  }
+  stream_fence();
+}
+
+template <class L, bool kIndexed>
+inline ForwardKernel find_rolling(int64_t kernel, int64_t stride) {
+  if (stride == 1) {
+    return kernel == 2 ? forward_rolling<L, kIndexed, 2, 1> : forward_rolling<L, kIndexed, 3, 1>;
+  }
+  if (stride == 2) {
+    return kernel == 2 ? forward_rolling<L, kIndexed, 2, 2> : forward_rolling<L, kIndexed, 3, 2>;
+  }
+  return forward_rolling<L, kIndexed, 4, 4>;
 }
 
 template <class L, bool kIndexed>
@@ -167,10 +460,10 @@ inline bool plan_direct(const ForwardParams& p, ForwardPlan& plan) {
   typedef typename L::Element T;
   const Shape& shape = p.shape;
   const Axis& w = shape.w;
-  const Interior interior = interior_of(w);
+  const Columns columns = columns_of<L::kLanes>(w);
   if (w.dilation != 1 || p.input_strides.w != 1 || p.output_strides.w != 1 || p.wide_offsets ||
       shape.d.kernel > kDirectRows || shape.h.kernel > kDirectRows || shape.d.kernel * shape.h.kernel > kDirectRows ||
-      interior.end - interior.begin < L::kLanes) {
+      columns.end - columns.begin < L::kLanes) {
     return false;
   }
   const ForwardKernel run =
@@ -181,6 +474,19 @@ inline bool plan_direct(const ForwardParams& p, ForwardPlan& plan) {
   plan = plan_windows<T>(p);
   plan.family = "direct";
   plan.run = run;
+  const int64_t written = plan.units * w.output * static_cast<int64_t>(sizeof(T));
+  const int64_t read = shape.batch * shape.channels * shape.d.input * shape.h.input * w.input *
+      static_cast<int64_t>(sizeof(T));
+  // Only whole rows of whole vectors: a line that is streamed and stored to is written twice.
+  if (shape.d.kernel == 1 && shape.h.dilation == 1 && shape.h.stride < shape.h.kernel && !getenv("TMP_NOROLL")) {
+    plan.family = "rolling";
+    plan.run = p.offsets ? find_rolling<L, true>(w.kernel, w.stride) : find_rolling<L, false>(w.kernel, w.stride);
+    plan.scratch_bytes = shape.h.kernel * RollingRow<L>::bytes(w.output);
+  }
+  plan.stream = written >= kStreamBytes && w.output % L::kLanes == 0 && columns.begin == 0 && columns.end == w.output;
+  plan.prefetch = read >= kPrefetchBytes && shape.h.stride >= shape.h.kernel && w.input * sizeof(T) >= 512;
+  if (getenv("TMP_NOSTREAM")) plan.stream=false;
+  if (getenv("TMP_NOPREF")) plan.prefetch=false;
   return true;
 }
 

@@ -3,29 +3,43 @@
 
 namespace {
 
-// The winner among the lanes of `best`: the first of equals, or the last NaN.
-template <class L>
-inline Winner<typename L::Element> across_lanes(const Champions<L, true>& best) {
-  typedef typename L::Element T;
-  T values[L::kLanes];
-  L::store(values, best.value);
-  Winner<T> winner = {values[0], static_cast<int64_t>(best.index[0])};
-  for (int i = 1; i < L::kLanes; ++i) {
-    const auto tap = static_cast<int64_t>(best.index[i]);
-    const bool wins = Type<T>::beats(values[i], winner.value);
-    const bool loses = Type<T>::beats(winner.value, values[i]);
+template <class V, int kDistance, int... kIndex>
+inline V rotated_lanes(V v, Sequence<kIndex...>) {
+  return __builtin_shufflevector(v, v, ((kIndex + kDistance) % static_cast<int>(sizeof...(kIndex)))...);
+}
+
+// Meets each lane with the one kDistance further, down to a distance of 1: all lanes then hold the winner, the first of
+// equals or the last NaN, whatever the order of the lanes.
+template <class L, int kDistance>
+inline void meet_lanes(Champions<L, true>& best) {
+  if constexpr (kDistance >= 1) {
+    const auto lanes = MakeSequence<L::kLanes>();
+    const typename L::V value = rotated_lanes<typename L::V, kDistance>(best.value, lanes);
+    const typename L::IV index = rotated_lanes<typename L::IV, kDistance>(best.index, lanes);
+    const typename L::Mask wins = L::beats(value, best.value);
+    const typename L::Mask loses = L::beats(best.value, value);
     // Both: two NaNs, the later one counts. Neither: two equals, the earlier one does.
-    if (wins == loses ? (wins ? tap > winner.tap : tap < winner.tap) : wins) {
-      winner = {values[i], tap};
-    }
+    const typename L::Mask later = index > best.index;
+    const typename L::Mask earlier = index < best.index;
+    const typename L::Mask takes = (wins & (~loses | later)) | (~loses & earlier);
+    best.value = takes ? value : best.value;
+    best.index = takes ? index : best.index;
+    meet_lanes<L, kDistance / 2>(best);
   }
-  return winner;
+}
+
+template <class L>
+inline Winner<typename L::Element> across_lanes(Champions<L, true> best) {
+  meet_lanes<L, L::kLanes / 2>(best);
+  typename L::Element values[L::kLanes];
+  L::store(values, best.value);
+  return {values[0], static_cast<int64_t>(best.index[0])};
 }
 
 // Units: windows.
 template <class T>
 void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
-  typedef Lanes<T> L;
+  typedef MostExact<Lanes<T>> L;
   constexpr int kLanes = L::kLanes;
   const Shape& shape = p.shape;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
@@ -33,21 +47,20 @@ void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begi
   for (int i = 0; i < kLanes; ++i) {
     lane_numbers[i] = static_cast<typename L::Index>(i);
   }
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Row row = row_of(shape, unit);
+  Row row = row_of(shape, begin);
+  for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
     const T* from = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c +
         row.d * shape.d.stride * p.input_strides.d + row.h * shape.h.stride * p.input_strides.h;
     Champions<L, true> best = {L::load(from), lane_numbers};
-    typename L::Mask strange = L::strange(best.value);
+    typename L::Mask strange = {};
+    L::note(strange, best.value);
     for (int64_t i = kLanes; i < taps; i += kLanes) {
       const int64_t at = i + kLanes <= taps ? i : taps - kLanes; // the last vector overlaps the one before
       const typename L::V v = L::load(from + at);
-      if constexpr (L::kHasStrange) {
-        strange |= L::strange(v);
-      }
+      L::note(strange, v);
       best.meet(v, lane_numbers + splat_index<L>(at));
     }
-    if (L::kHasStrange && any(strange)) {
+    if (L::is_strange(strange)) {
       forward_row<T>(p, row, 0, 1);
       continue;
     }

@@ -187,16 +187,19 @@ inline void copy_lanes(
   int64_t i = 0;
   for (; i + L::kLanes <= count; i += L::kLanes) {
     const typename L::V v = L::load(from + i);
-    if constexpr (L::kHasStrange) {
-      strange |= L::strange(v);
-    }
+    L::note(strange, v);
     store_vector(to + i, v);
+  }
+  if (i < count && count >= L::kLanes) { // the last vector overlaps the one before
+    i = count - L::kLanes;
+    const typename L::V v = L::load(from + i);
+    L::note(strange, v);
+    store_vector(to + i, v);
+    return;
   }
   for (; i < count; ++i) {
     const typename L::Lane x = L::lane(from[i]);
-    if constexpr (L::kHasStrange) {
-      strange |= L::strange(typename L::V{} + x);
-    }
+    L::note(strange, splat<typename L::V>(x));
     to[i] = x;
   }
 }
@@ -213,18 +216,26 @@ inline void copy_pairs(
   for (; i + L::kLanes <= pairs; i += L::kLanes) {
     const typename L::V a = L::load(from + 2 * i);
     const typename L::V b = L::load(from + 2 * i + L::kLanes);
-    if constexpr (L::kHasStrange) {
-      strange |= L::strange(a) | L::strange(b);
-    }
+    L::note(strange, a);
+    L::note(strange, b);
     store_vector(evens + i, even(a, b));
     store_vector(odds + i, odd(a, b));
+  }
+  if (i < pairs && pairs >= L::kLanes) { // the last vectors overlap the ones before
+    i = pairs - L::kLanes;
+    const typename L::V a = L::load(from + 2 * i);
+    const typename L::V b = L::load(from + 2 * i + L::kLanes);
+    L::note(strange, a);
+    L::note(strange, b);
+    store_vector(evens + i, even(a, b));
+    store_vector(odds + i, odd(a, b));
+    return;
   }
   for (; i < pairs; ++i) {
     evens[i] = L::lane(from[2 * i]);
     odds[i] = L::lane(from[2 * i + 1]);
-    if constexpr (L::kHasStrange) {
-      strange |= L::strange(typename L::V{} + evens[i]) | L::strange(typename L::V{} + odds[i]);
-    }
+    L::note(strange, splat<typename L::V>(evens[i]));
+    L::note(strange, splat<typename L::V>(odds[i]));
   }
 }
 
@@ -264,9 +275,7 @@ inline void load_row(
     const auto put_one = [&](int64_t at) {
       typename L::Lane& lane = to[(at & 1) * tile.stride + at / 2];
       lane = at >= left && at < end ? L::lane(from[at]) : L::lowest();
-      if constexpr (L::kHasStrange) {
-        strange |= L::strange(typename L::V{} + lane);
-      }
+      L::note(strange, splat<typename L::V>(lane));
     };
     const int64_t pairs_begin = (left + 1) / 2;
     const int64_t pairs = end / 2 > pairs_begin ? end / 2 - pairs_begin : 0;
@@ -285,9 +294,7 @@ inline void load_row(
     typename L::Lane* lanes = to + phase * tile.stride + column * group;
     for (int64_t g = 0; g < group; ++g) {
       lanes[g] = place >= left && place < end ? L::lane(from[place * stride + g]) : L::lowest();
-      if constexpr (L::kHasStrange) {
-        strange |= L::strange(typename L::V{} + lanes[g]);
-      }
+      L::note(strange, splat<typename L::V>(lanes[g]));
     }
     if (++phase == tile.phases) {
       phase = 0;
@@ -300,23 +307,35 @@ inline void load_row(
 template <class L, bool kIndexed, class Offset>
 inline void store_row(const Line<L>& line, int64_t count, typename L::Element* values, Offset* offsets) {
   constexpr int kLanes = L::kLanes;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
+  const auto put = [&](int64_t i) {
     const Champions<L, kIndexed> c = at<L, kIndexed>(line, i);
     L::store(values + i, c.value);
     if constexpr (kIndexed) {
       store_offsets<L>(offsets + i, c.index);
     }
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    put(i);
   }
-  if (i < count) {
-    typename L::Element value_tail[kLanes];
-    Offset offset_tail[kLanes];
-    const Champions<L, kIndexed> c = at<L, kIndexed>(line, i);
-    L::store(value_tail, c.value);
-    __builtin_memcpy(values + i, value_tail, (count - i) * sizeof(typename L::Element));
+  if (i == count) {
+    return;
+  }
+  if (count >= kLanes) { // the last vector overlaps the one before
+    put(count - kLanes);
+    return;
+  }
+  typename L::Element value_tail[kLanes];
+  Offset offset_tail[kLanes];
+  const Champions<L, kIndexed> c = at<L, kIndexed>(line, i);
+  L::store(value_tail, c.value);
+  if constexpr (kIndexed) {
+    store_offsets<L>(offset_tail, c.index);
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    values[j] = value_tail[j];
     if constexpr (kIndexed) {
-      store_offsets<L>(offset_tail, c.index);
-      __builtin_memcpy(offsets + i, offset_tail, (count - i) * sizeof(Offset));
+      offsets[j] = offset_tail[j];
     }
   }
 }
@@ -445,9 +464,9 @@ inline void store_block(
   }
 }
 
-// All slices of a block that a window reaches, then its depth taps.
+// All slices of a block that a window reaches, then its depth taps. False where the block holds strange lanes.
 template <class L, bool kIndexed, class Offset>
-inline void pool_block(const ForwardParams& p, const ForwardPlan& plan, const Block& block, char* scratch) {
+inline bool pool_block(const ForwardParams& p, const ForwardPlan& plan, const Block& block, char* scratch) {
   const Shape& shape = p.shape;
   const Strides& in = p.input_strides;
   const Tile tile = tile_of<L>(shape, plan.group, block.rows, block.columns);
@@ -513,21 +532,28 @@ inline void pool_block(const ForwardParams& p, const ForwardPlan& plan, const Bl
       store_block<L, kIndexed, Offset>(p, plan, block, tile, d, result);
     }
   }
-  if (L::kHasStrange && any(strange)) {
-    for (int64_t d = 0; d < shape.d.output; ++d) {
-      for (int64_t h = block.row; h < block.row + block.rows; ++h) {
-        for (int64_t g = 0; g < plan.group; ++g) {
-          forward_row<typename L::Element>(p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
-        }
-      }
-    }
-  }
+  return !L::is_strange(strange);
 }
 
 template <class L, bool kIndexed, class Offset>
 void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
   for (int64_t unit = begin; unit < end; ++unit) {
-    pool_block<L, kIndexed, Offset>(p, plan, block_of(p.shape, plan, unit), static_cast<char*>(scratch));
+    const Block block = block_of(p.shape, plan, unit);
+    if (pool_block<L, kIndexed, Offset>(p, plan, block, static_cast<char*>(scratch))) {
+      continue;
+    }
+    if constexpr (kHasExact<L>) {
+      pool_block<typename L::Exact, kIndexed, Offset>(p, plan, block, static_cast<char*>(scratch));
+    } else {
+      for (int64_t d = 0; d < p.shape.d.output; ++d) {
+        for (int64_t h = block.row; h < block.row + block.rows; ++h) {
+          for (int64_t g = 0; g < plan.group; ++g) {
+            forward_row<typename L::Element>(
+                p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
+          }
+        }
+      }
+    }
   }
 }
 

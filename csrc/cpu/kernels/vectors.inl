@@ -22,6 +22,42 @@ inline void store_vector(T* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+// Stores that pass by the cache, to addresses aligned to the vector; elsewhere than on x86-64, plain ones.
+template <class V, class T>
+inline void stream_vector(T* to, V v) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) == 16) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(v));
+    return;
+  }
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (sizeof(V) == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(v));
+    return;
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (sizeof(V) == 64) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(v));
+    return;
+  }
+#endif
+#endif
+  store_vector(to, v);
+}
+
+// To be called after streaming, before another thread may read.
+inline void stream_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+template <class V>
+inline bool is_aligned(const void* address) {
+  return reinterpret_cast<uintptr_t>(address) % sizeof(V) == 0;
+}
+
 template <int... kIndex>
 struct Sequence {};
 #if defined(__clang__)
@@ -46,9 +82,23 @@ template <class V, int... kIndex>
 inline V next_lanes(V a, V b, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, b, (kIndex + 1)...);
 }
+template <class V, int... kIndex>
+inline V previous_lanes(V a, V b, Sequence<kIndex...>) {
+  return __builtin_shufflevector(a, b, (kIndex + static_cast<int>(sizeof...(kIndex)) - 1)...);
+}
+template <class V, int... kIndex>
+inline V first_lane(V a, Sequence<kIndex...>) {
+  return __builtin_shufflevector(a, a, (0 * kIndex)...);
+}
 template <class V>
 inline constexpr int kLanesOf = static_cast<int>(sizeof(V) / sizeof(V{}[0]));
 
+// x in every lane, bit for bit (V{} + x would lose the sign of -0).
+template <class V, class T>
+inline V splat(T x) {
+  const V v = {x};
+  return first_lane(v, MakeSequence<kLanesOf<V>>());
+}
 // Even- and odd-numbered lanes of the 2 * lanes elements in (a, b).
 template <class V>
 inline V even(V a, V b) {
@@ -62,6 +112,11 @@ inline V odd(V a, V b) {
 template <class V>
 inline V next(V a, V b) {
   return next_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+// The last lane of a, then all but the last of b.
+template <class V>
+inline V previous(V a, V b) {
+  return previous_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 
 // True where any bit of any lane is set.
@@ -100,11 +155,12 @@ struct UnsignedOf<8> {
 };
 
 // How elements T are held in vectors of kBytes: as lanes of type Lane, beside lanes of Index that count taps.
-//   load, store     kLanes elements from and to memory
+//   load, store     kLanes elements from and to memory; stream stores past the cache, to aligned addresses
 //   beats(x, m)     mask of lanes where x, met after m, takes its place
-//   strange(v)      mask of lanes whose order `beats` does not know; an output that depends on one must come from
-//                   forward_windows instead. kHasStrange: whether there are such lanes
 //   lowest()        the lane that beats nothing
+//   note(seen, v)   remembers in `seen` whether v holds strange lanes, whose order `beats` does not know; results that
+//                   depend on such lanes must be computed again, by Exact lanes or (where Exact is void) forward_windows
+//   is_strange(seen)
 template <class T, class LaneType, int kBytes>
 struct LaneBase {
   static constexpr int kLanes = kBytes / static_cast<int>(sizeof(LaneType));
@@ -114,15 +170,16 @@ struct LaneBase {
   typedef typename UnsignedOf<sizeof(Lane)>::type Index;
   typedef Vector<Index, kLanes> IV;
   typedef Vector<typename UnsignedOf<sizeof(Lane)>::mask, kLanes> Mask;
-  static constexpr bool kHasStrange = false;
-  static inline Mask strange(V) {
-    return Mask{};
+  typedef void Exact;
+  static inline void note(Mask&, V) {}
+  static inline bool is_strange(Mask) {
+    return false;
   }
 };
 
-// Integers.
-template <class T, int kBytes = kVectorBytes>
-struct Lanes : LaneBase<T, T, kBytes> {
+// Lanes that are the elements themselves.
+template <class T, int kBytes>
+struct PlainLanes : LaneBase<T, T, kBytes> {
   typedef LaneBase<T, T, kBytes> Base;
   typedef typename Base::V V;
   static inline V load(const T* from) {
@@ -130,6 +187,9 @@ struct Lanes : LaneBase<T, T, kBytes> {
   }
   static inline void store(T* to, V v) {
     store_vector(to, v);
+  }
+  static inline void stream(T* to, V v) {
+    stream_vector(to, v);
   }
   static inline typename Base::Mask beats(V x, V m) {
     return x > m;
@@ -142,31 +202,43 @@ struct Lanes : LaneBase<T, T, kBytes> {
   }
 };
 
-// A NaN beats every number, and a later NaN an earlier one.
+// Floating point with NaNs: a NaN beats every number, and a later NaN an earlier one.
 template <class T, int kBytes>
-struct FloatLanes : LaneBase<T, T, kBytes> {
-  typedef LaneBase<T, T, kBytes> Base;
-  typedef typename Base::V V;
-  static inline V load(const T* from) {
-    return load_vector<V>(from);
-  }
-  static inline void store(T* to, V v) {
-    store_vector(to, v);
-  }
-  static inline typename Base::Mask beats(V x, V m) {
+struct NanLanes : PlainLanes<T, kBytes> {
+  typedef PlainLanes<T, kBytes> Base;
+  static inline typename Base::Mask beats(typename Base::V x, typename Base::V m) {
     return (x > m) | (x != x);
   }
-  static inline T lane(T x) {
-    return x;
+};
+
+// Floating point without NaNs: those are strange. `seen` is the largest magnitude, as bits.
+template <class T, int kBytes>
+struct NumberLanes : PlainLanes<T, kBytes> {
+  typedef PlainLanes<T, kBytes> Base;
+  typedef NanLanes<T, kBytes> Exact;
+  typedef typename Base::Mask Mask;
+  static inline void note(Mask& seen, typename Base::V v) {
+    constexpr int kSign = 8 * static_cast<int>(sizeof(T)) - 1;
+    Mask bits;
+    __builtin_memcpy(&bits, &v, sizeof v);
+    bits &= ~(Mask{} + 1 << kSign);
+    seen = bits > seen ? bits : seen;
   }
-  static inline T lowest() {
-    return Type<T>::lowest();
+  static inline bool is_strange(Mask seen) {
+    const T infinity = -Type<T>::lowest();
+    typename UnsignedOf<sizeof(T)>::mask bits;
+    __builtin_memcpy(&bits, &infinity, sizeof bits);
+    return any(seen > bits);
   }
 };
+
+// Integers.
+template <class T, int kBytes = kVectorBytes>
+struct Lanes : PlainLanes<T, kBytes> {};
 template <int kBytes>
-struct Lanes<float, kBytes> : FloatLanes<float, kBytes> {};
+struct Lanes<float, kBytes> : NumberLanes<float, kBytes> {};
 template <int kBytes>
-struct Lanes<double, kBytes> : FloatLanes<double, kBytes> {};
+struct Lanes<double, kBytes> : NumberLanes<double, kBytes> {};
 
 // 16-bit floats as integers of the same order: negative numbers have their magnitude bits inverted. That puts -0 below
 // +0 and has no place for NaNs: both are strange.
@@ -174,7 +246,7 @@ template <class T, int kInfinity, int kBytes>
 struct KeyLanes : LaneBase<T, int16_t, kBytes> {
   typedef LaneBase<T, int16_t, kBytes> Base;
   typedef typename Base::V V;
-  static constexpr bool kHasStrange = true;
+  typedef typename Base::Mask Mask;
   static inline V invert(V v) {
     return v ^ ((v >> 15) & 0x7fff);
   }
@@ -184,11 +256,21 @@ struct KeyLanes : LaneBase<T, int16_t, kBytes> {
   static inline void store(T* to, V v) {
     store_vector(to, invert(v));
   }
-  static inline typename Base::Mask beats(V x, V m) {
+  static inline void stream(T* to, V v) {
+    stream_vector(to, invert(v));
+  }
+  static inline Mask beats(V x, V m) {
     return x > m;
   }
-  static inline typename Base::Mask strange(V v) {
-    return ((v ^ (v >> 15)) > kInfinity) | (v == -1);
+  // `seen`: the largest of magnitudes and, as the largest number there is, of -0 (whose key is -1).
+  static inline void note(Mask& seen, V v) {
+    const Mask magnitude = v ^ (v >> 15);
+    const Mask zero = v == -1;
+    const Mask either = magnitude | (zero & 0x7fff);
+    seen = either > seen ? either : seen;
+  }
+  static inline bool is_strange(Mask seen) {
+    return any(seen > kInfinity);
   }
   static inline int16_t lane(T x) {
     const int16_t bits = static_cast<int16_t>(x.bits);
@@ -226,6 +308,21 @@ struct WideLanes : LaneBase<T, Wide, kVectorBytes> {
   }
 };
 
+// Lanes that know every value; the fast ones where those do.
+template <class Exact, class Fast>
+struct ExactOrFast {
+  typedef Exact type;
+};
+template <class Fast>
+struct ExactOrFast<void, Fast> {
+  typedef Fast type;
+};
+template <class L>
+using MostExact = typename ExactOrFast<typename L::Exact, L>::type;
+// Whether L has Exact lanes beside it.
+template <class L>
+inline constexpr bool kHasExact = !__is_same(typename L::Exact, void);
+
 // Champions of windows so far: values and, where kIndexed, tap numbers.
 template <class L, bool kIndexed>
 struct Champions {
@@ -247,7 +344,7 @@ struct Champions {
 
 template <class L>
 inline typename L::IV splat_index(int64_t index) {
-  return typename L::IV{} + static_cast<typename L::Index>(index);
+  return splat<typename L::IV>(static_cast<typename L::Index>(index));
 }
 
 // Tap numbers of kLanes windows as offsets in memory.

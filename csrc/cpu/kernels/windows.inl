@@ -12,9 +12,14 @@ struct Taps {
 inline Taps taps_of(const Axis& axis, int64_t out) {
   Taps taps;
   taps.start = out * axis.stride - axis.pad;
-  taps.first = taps.start < 0 ? (-taps.start - 1) / axis.dilation + 1 : 0;
   const int64_t room = axis.input - 1 - taps.start; // distance from tap 0 to the last element
-  taps.last = room < 0 ? 0 : room / axis.dilation + 1;
+  if (axis.dilation == 1) { // spares two divisions
+    taps.first = taps.start < 0 ? -taps.start : 0;
+    taps.last = room + 1;
+  } else {
+    taps.first = taps.start < 0 ? (-taps.start - 1) / axis.dilation + 1 : 0;
+    taps.last = room < 0 ? 0 : room / axis.dilation + 1;
+  }
   taps.last = taps.last < axis.kernel ? taps.last : axis.kernel;
   return taps;
 }
@@ -37,6 +42,23 @@ inline Row row_of(const Shape& shape, int64_t unit) {
   row.c = unit % shape.channels;
   row.n = unit / shape.channels;
   return row;
+}
+
+// The row after, in the order of units.
+inline void advance(const Shape& shape, Row& row) {
+  if (++row.h < shape.h.output) {
+    return;
+  }
+  row.h = 0;
+  if (++row.d < shape.d.output) {
+    return;
+  }
+  row.d = 0;
+  if (++row.c < shape.channels) {
+    return;
+  }
+  row.c = 0;
+  ++row.n;
 }
 
 // One window: its maximum and the number of the tap that has it; the lowest value and 0 where it has no element.
@@ -101,8 +123,10 @@ void forward_row(const ForwardParams& p, const Row& row, int64_t begin, int64_t 
 // Units: rows of the output.
 template <class T>
 void forward_windows(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
+  Row row = row_of(p.shape, begin);
   for (int64_t unit = begin; unit < end; ++unit) {
-    forward_row<T>(p, row_of(p.shape, unit), 0, p.shape.w.output);
+    forward_row<T>(p, row, 0, p.shape.w.output);
+    advance(p.shape, row);
   }
 }
 
