@@ -83,11 +83,12 @@ using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* s
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  const char* family; // "windows", "direct", "tile", "channels": for tests and reports
+  const char* family; // "windows", "run", "direct", "rolling", "tile", "channels": for tests and reports
   ForwardKernel run;
   int64_t units;
   int64_t scratch_bytes;
-  // Family "direct".
+  // Families "direct" and "rolling".
+  int64_t kept_mask; // rows of the input that are kept, less one: a power of two, less one
   bool stream; // the output passes by the cache
   bool prefetch; // the next row of windows is asked for ahead
   // Family "tile": a unit is a block of rows x columns of the output, through all depths of one group of planes.

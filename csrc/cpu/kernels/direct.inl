@@ -5,6 +5,7 @@
 namespace {
 
 inline constexpr int kDirectRows = 16; // input rows per window at the most
+inline constexpr int64_t kRowsAtOnce = 32; // rows of the output between two looks for strange lanes
 inline constexpr int64_t kStreamBytes = int64_t{4} << 20; // outputs this large pass by the cache
 inline constexpr int64_t kPrefetchBytes = int64_t{1} << 20; // inputs this large do not lie in a core's own cache
 
@@ -189,15 +190,16 @@ inline Columns columns_of(const Axis& w) {
   return columns;
 }
 
-// One row of the output; false where it depends on strange lanes.
+// One row of the output.
 template <class L, bool kIndexed, int kKernel, int kStride>
-inline bool direct_row(
+inline void direct_row(
     const ForwardParams& p,
     const ForwardPlan& plan,
     const Row& row,
     const Columns& columns,
     const Lines<typename L::Element>& lines,
-    const Lines<typename L::Element>& next_lines) {
+    const Lines<typename L::Element>& next_lines,
+    typename L::Mask& strange) {
   typedef typename L::Element T;
   constexpr int kLanes = L::kLanes;
   const Strides& out = p.output_strides;
@@ -206,7 +208,6 @@ inline bool direct_row(
   uint8_t* offsets = kIndexed ? static_cast<uint8_t*>(p.offsets) + out_row : nullptr;
   const bool stream = plan.stream && is_aligned<typename L::V>(values);
   const int64_t last = columns.end - kLanes;
-  typename L::Mask strange = {};
   for (int64_t o = columns.begin;;) {
     const int64_t first = o * kStride - p.shape.w.pad;
     if (plan.prefetch) {
@@ -237,37 +238,57 @@ inline bool direct_row(
     }
     o = o + kLanes < last ? o + kLanes : last; // the last vector overlaps the one before
   }
+}
+
+// The columns at the sides that vectors leave out, one window at a time.
+template <class T>
+inline void direct_sides(const ForwardParams& p, const Row& row, const Columns& columns) {
+  forward_row<T>(p, row, 0, columns.begin);
+  forward_row<T>(p, row, columns.end, p.shape.w.output);
+}
+
+// Rows [begin, end) of the output, the first of them `row`; false where they depend on strange lanes.
+template <class L, bool kIndexed, int kKernel, int kStride>
+bool direct_rows(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Columns& columns,
+    Row row,
+    int64_t begin,
+    int64_t end) {
+  typedef typename L::Element T;
+  Lines<T> both[2];
+  find_lines(p, row, both[begin & 1]);
+  typename L::Mask strange = {};
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const Lines<T>& lines = both[unit & 1];
+    Lines<T>& next_lines = both[~unit & 1];
+    const Row here = row;
+    advance(p.shape, row);
+    next_lines.count = 0;
+    if (unit + 1 < end) {
+      find_lines(p, row, next_lines);
+    }
+    direct_row<L, kIndexed, kKernel, kStride>(p, plan, here, columns, lines, next_lines, strange);
+    direct_sides<T>(p, here, columns);
+  }
   return !L::is_strange(strange);
 }
 
 // Units: rows of the output.
 template <class L, bool kIndexed, int kKernel, int kStride>
 void forward_direct(const ForwardParams& p, const ForwardPlan& plan, void*, int64_t begin, int64_t end) {
-  typedef typename L::Element T;
-  const Shape& shape = p.shape;
-  const Columns columns = columns_of<L::kLanes>(shape.w);
-  Row row = row_of(shape, begin);
-  Lines<T> both[2];
-  find_lines(p, row, both[begin & 1]);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const Lines<T>& lines = both[unit & 1];
-    Lines<T>& next_lines = both[~unit & 1];
-    const Row here = row;
-    advance(shape, row);
-    if (unit + 1 < end) {
-      find_lines(p, row, next_lines);
-    } else {
-      next_lines.count = 0;
+  const Columns columns = columns_of<L::kLanes>(p.shape.w);
+  for (int64_t at = begin; at < end; at += kRowsAtOnce) {
+    const Row row = row_of(p.shape, at);
+    const int64_t stop = at + kRowsAtOnce < end ? at + kRowsAtOnce : end;
+    if (direct_rows<L, kIndexed, kKernel, kStride>(p, plan, columns, row, at, stop)) {
+      continue;
     }
-    if (direct_row<L, kIndexed, kKernel, kStride>(p, plan, here, columns, lines, next_lines)) {
-      forward_row<T>(p, here, 0, columns.begin);
-      forward_row<T>(p, here, columns.end, shape.w.output);
-    } else if constexpr (kHasExact<L>) {
-      direct_row<typename L::Exact, kIndexed, kKernel, kStride>(p, plan, here, columns, lines, next_lines);
-      forward_row<T>(p, here, 0, columns.begin);
-      forward_row<T>(p, here, columns.end, shape.w.output);
+    if constexpr (kHasExact<L>) {
+      direct_rows<typename L::Exact, kIndexed, kKernel, kStride>(p, plan, columns, row, at, stop);
     } else {
-      forward_row<T>(p, here, 0, shape.w.output);
+      forward_windows<typename L::Element>(p, plan, nullptr, at, stop);
     }
   }
   stream_fence();
@@ -304,7 +325,12 @@ inline void fill_rolling_row(
   };
   int64_t o = columns.begin;
   if (columns.has_left) {
-    put(o, across<L, kIndexed, kKernel, kStride, Edge::kLeft>(from, 0, false, strange));
+    if constexpr (kStride <= 2) {
+      put(o, across<L, kIndexed, kKernel, kStride, Edge::kLeft>(from, 0, o == last, strange));
+    }
+    if (o == last) {
+      return;
+    }
     o += kLanes;
   }
   for (; o < last; o += kLanes) {
@@ -319,52 +345,30 @@ inline void fill_rolling_row(
   put(last, across<L, kIndexed, kKernel, kStride, Edge::kNone>(from + last * kStride, 0, true, strange));
 }
 
-// One row of the output; false where it depends on strange lanes.
-template <class L, bool kIndexed, int kKernel, int kStride>
-inline bool rolling_row(
-    const ForwardParams& p,
-    const ForwardPlan& plan,
-    const Row& row,
+// One row of the output from `count` kept rows, the first of which is tap number `first`. kCount: count, or 0 for any.
+template <class L, bool kIndexed, int kKernel, int kCount>
+inline void meet_rolling_rows(
+    const RollingRow<L>* const* rows,
+    int64_t count,
+    int64_t first,
     const Columns& columns,
-    RollingRow<L>* kept) {
-  typedef typename L::Element T;
+    bool stream,
+    typename L::Element* values,
+    uint8_t* offsets) {
   constexpr int kLanes = L::kLanes;
-  const Shape& shape = p.shape;
-  const Taps th = taps_of(shape.h, row.h);
-  const int64_t plane = (row.n * shape.channels + row.c) * shape.d.output + row.d;
-  const T* from = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c +
-      taps_of(shape.d, row.d).start * p.input_strides.d - shape.w.pad;
-  typename L::Mask strange = {};
-  int slot = static_cast<int>((th.start + th.first) % shape.h.kernel);
-  const int first_slot = slot;
-  for (int64_t t = th.first; t < th.last; ++t) {
-    RollingRow<L>& line = kept[slot];
-    slot = slot + 1 == shape.h.kernel ? 0 : slot + 1;
-    if (line.plane != plane || line.row != th.start + t) {
-      line.plane = plane;
-      line.row = th.start + t;
-      fill_rolling_row<L, kIndexed, kKernel, kStride>(
-          line, columns, from + line.row * p.input_strides.h, strange);
-    }
-  }
-  const Strides& out = p.output_strides;
-  const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
-  T* values = static_cast<T*>(p.output) + out_row;
-  uint8_t* offsets = kIndexed ? static_cast<uint8_t*>(p.offsets) + out_row : nullptr;
-  const bool stream = plan.stream && is_aligned<typename L::V>(values);
   const int64_t last = columns.end - kLanes;
+  if (kCount > 0) {
+    count = kCount;
+  }
   for (int64_t o = columns.begin;; o = o + kLanes < last ? o + kLanes : last) {
     Champions<L, kIndexed> best;
-    slot = first_slot;
-    for (int64_t t = th.first; t < th.last; ++t) {
-      const RollingRow<L>& line = kept[slot];
-      slot = slot + 1 == shape.h.kernel ? 0 : slot + 1;
+    for (int64_t t = 0; t < count; ++t) {
       Champions<L, kIndexed> later;
-      later.value = load_vector<typename L::V>(line.value + o);
+      later.value = load_vector<typename L::V>(rows[t]->value + o);
       if constexpr (kIndexed) {
-        later.index = load_vector<typename L::IV>(line.index + o) + splat_index<L>(t * kKernel);
+        later.index = load_vector<typename L::IV>(rows[t]->index + o) + splat_index<L>((first + t) * kKernel);
       }
-      if (t == th.first) {
+      if (t == 0) {
         best = later;
       } else {
         best.meet(later);
@@ -382,43 +386,98 @@ inline bool rolling_row(
       break;
     }
   }
+}
+
+// One row of the output. `kept`: a power of two of rows, at least as many as the window has.
+template <class L, bool kIndexed, int kKernel, int kStride>
+inline void rolling_row(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Row& row,
+    const Columns& columns,
+    RollingRow<L>* kept,
+    typename L::Mask& strange) {
+  typedef typename L::Element T;
+  const Shape& shape = p.shape;
+  const Taps th = taps_of(shape.h, row.h);
+  const int64_t plane = (row.n * shape.channels + row.c) * shape.d.output + row.d;
+  const T* from = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c +
+      taps_of(shape.d, row.d).start * p.input_strides.d - shape.w.pad;
+  const RollingRow<L>* rows[kDirectRows];
+  for (int64_t t = th.first; t < th.last; ++t) {
+    const int64_t y = th.start + t;
+    RollingRow<L>& line = kept[y & plan.kept_mask];
+    rows[t - th.first] = &line;
+    if (line.row != y || line.plane != plane) {
+      line.plane = plane;
+      line.row = y;
+      fill_rolling_row<L, kIndexed, kKernel, kStride>(line, columns, from + y * p.input_strides.h, strange);
+    }
+  }
+  const Strides& out = p.output_strides;
+  const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+  T* values = static_cast<T*>(p.output) + out_row;
+  uint8_t* offsets = kIndexed ? static_cast<uint8_t*>(p.offsets) + out_row : nullptr;
+  const bool stream = plan.stream && is_aligned<typename L::V>(values);
+  const int64_t count = th.last - th.first;
+  if (count == 3) {
+    meet_rolling_rows<L, kIndexed, kKernel, 3>(rows, count, th.first, columns, stream, values, offsets);
+  } else if (count == 2) {
+    meet_rolling_rows<L, kIndexed, kKernel, 2>(rows, count, th.first, columns, stream, values, offsets);
+  } else {
+    meet_rolling_rows<L, kIndexed, kKernel, 0>(rows, count, th.first, columns, stream, values, offsets);
+  }
+}
+
+// Rows [begin, end) of the output, the first of them `row`; false where they depend on strange lanes.
+template <class L, bool kIndexed, int kKernel, int kStride>
+bool rolling_rows(
+    const ForwardParams& p,
+    const ForwardPlan& plan,
+    const Columns& columns,
+    Row row,
+    int64_t count,
+    RollingRow<L>* kept) {
+  typename L::Mask strange = {};
+  for (int64_t i = 0; i < count; ++i, advance(p.shape, row)) {
+    rolling_row<L, kIndexed, kKernel, kStride>(p, plan, row, columns, kept, strange);
+    direct_sides<typename L::Element>(p, row, columns);
+  }
   return !L::is_strange(strange);
 }
 
-// Units: rows of the output. Once a row holds strange lanes, its whole range is done with lanes that know them.
-template <class L, bool kIndexed, int kKernel, int kStride>
-void forward_rolling(const ForwardParams& p, const ForwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
-  typedef typename L::Element T;
-  const Shape& shape = p.shape;
-  const Columns columns = columns_of<L::kLanes>(shape.w);
-  RollingRow<L> kept[kDirectRows];
-  for (int64_t i = 0; i < shape.h.kernel; ++i) {
-    char* const at = static_cast<char*>(scratch) + i * RollingRow<L>::bytes(shape.w.output);
+template <class L>
+inline void forget(const ForwardParams& p, const ForwardPlan& plan, void* scratch, RollingRow<L>* kept) {
+  for (int64_t i = 0; i <= plan.kept_mask; ++i) {
+    char* const at = static_cast<char*>(scratch) + i * RollingRow<L>::bytes(p.shape.w.output);
     kept[i] = {
         reinterpret_cast<typename L::Lane*>(at),
-        reinterpret_cast<typename L::Index*>(at + shape.w.output * sizeof(typename L::Lane)),
+        reinterpret_cast<typename L::Index*>(at + p.shape.w.output * sizeof(typename L::Lane)),
         -1,
         -1};
   }
-  Row row = row_of(shape, begin);
-  for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
-    if (!rolling_row<L, kIndexed, kKernel, kStride>(p, plan, row, columns, kept)) {
-      if constexpr (kHasExact<L>) {
-        forward_rolling<typename L::Exact, kIndexed, kKernel, kStride>(p, plan, scratch, unit, end);
-      } else {
-        // Rows after this one may share its lines: all of the plane's.
-        const Row plane = row;
-        for (; unit < end && row.c == plane.c && row.n == plane.n; ++unit, advance(shape, row)) {
-          forward_row<T>(p, row, 0, shape.w.output);
-        }
-        if (unit < end) {
-          forward_rolling<L, kIndexed, kKernel, kStride>(p, plan, scratch, unit, end);
-        }
-      }
-      break;
+}
+
+// Units: rows of the output.
+template <class L, bool kIndexed, int kKernel, int kStride>
+void forward_rolling(const ForwardParams& p, const ForwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
+  const Columns columns = columns_of<L::kLanes>(p.shape.w);
+  RollingRow<L> kept[kDirectRows];
+  forget(p, plan, scratch, kept);
+  for (int64_t at = begin; at < end; at += kRowsAtOnce) {
+    const Row row = row_of(p.shape, at);
+    const int64_t count = at + kRowsAtOnce < end ? kRowsAtOnce : end - at;
+    if (rolling_rows<L, kIndexed, kKernel, kStride>(p, plan, columns, row, count, kept)) {
+      continue;
     }
-    forward_row<T>(p, row, 0, columns.begin);
-    forward_row<T>(p, row, columns.end, shape.w.output);
+    if constexpr (kHasExact<L>) {
+      RollingRow<typename L::Exact> exact[kDirectRows];
+      forget(p, plan, scratch, exact);
+      rolling_rows<typename L::Exact, kIndexed, kKernel, kStride>(p, plan, columns, row, count, exact);
+    } else {
+      forward_windows<typename L::Element>(p, plan, nullptr, at, at + count);
+    }
+    forget(p, plan, scratch, kept); // rows to come must note what is strange in these again
   }
   stream_fence();
 }
@@ -481,7 +540,11 @@ inline bool plan_direct(const ForwardParams& p, ForwardPlan& plan) {
   if (shape.d.kernel == 1 && shape.h.dilation == 1 && shape.h.stride < shape.h.kernel && !getenv("TMP_NOROLL")) {
     plan.family = "rolling";
     plan.run = p.offsets ? find_rolling<L, true>(w.kernel, w.stride) : find_rolling<L, false>(w.kernel, w.stride);
-    plan.scratch_bytes = shape.h.kernel * RollingRow<L>::bytes(w.output);
+    plan.kept_mask = 1;
+    while (plan.kept_mask + 1 < shape.h.kernel) {
+      plan.kept_mask = 2 * plan.kept_mask + 1;
+    }
+    plan.scratch_bytes = (plan.kept_mask + 1) * RollingRow<L>::bytes(w.output);
   }
   plan.stream = written >= kStreamBytes && w.output % L::kLanes == 0 && columns.begin == 0 && columns.end == w.output;
   plan.prefetch = read >= kPrefetchBytes && shape.h.stride >= shape.h.kernel && w.input * sizeof(T) >= 512;

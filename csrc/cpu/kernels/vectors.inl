@@ -122,6 +122,16 @@ inline V previous(V a, V b) {
 // True where any bit of any lane is set.
 template <class V>
 inline bool any(V v) {
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (sizeof(V) == 64) {
+    return _mm512_test_epi64_mask(reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(v)) != 0;
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (sizeof(V) == 32) {
+    return _mm256_testz_si256(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v)) == 0;
+  }
+#endif
   uint64_t words[sizeof(V) / 8];
   __builtin_memcpy(words, &v, sizeof v);
   uint64_t all = 0;

@@ -102,6 +102,9 @@ inline Winner<T> window(
 // Windows [begin, end) of one row of the output.
 template <class T>
 void forward_row(const ForwardParams& p, const Row& row, int64_t begin, int64_t end) {
+  if (begin >= end) {
+    return;
+  }
   const Shape& shape = p.shape;
   const Strides& out = p.output_strides;
   const T* plane = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c;
