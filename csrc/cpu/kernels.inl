@@ -6,6 +6,7 @@
 #include "kernels/windows.inl"
 #include "kernels/run.inl"
 #include "kernels/direct.inl"
+#include "kernels/rolling.inl"
 #include "kernels/tile.inl"
 #include "kernels/channels.inl"
 #include "kernels/places.inl"

@@ -1,6 +1,5 @@
 // The kernels for processors with AVX2.
 #include "kernels.h"
-#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <immintrin.h>

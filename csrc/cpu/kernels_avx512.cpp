@@ -1,6 +1,5 @@
 // The kernels for processors with AVX-512 (F, VL, BW, DQ).
 #include "kernels.h"
-#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -1,6 +1,5 @@
 // The kernels for any processor: whatever the compiler's default target has.
 #include "kernels.h"
-#include <cstdlib>
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -58,12 +58,14 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     }
     return plan_windows<T>(p);
   }
-  if (plan_run<T>(p, plan) || plan_direct<Lanes<T>>(p, plan)) {
+  if (plan_run<T>(p, plan) || plan_rows<Lanes<T>>(p, plan)) {
     return plan;
   }
-  // Rows shorter than a vector: half a vector, where that has lanes enough to be worth it.
-  if (kVectorBytes > 16 && plan_direct<Lanes<T, kVectorBytes / 2>>(p, plan)) {
-    return plan;
+  // Rows shorter than a vector: half a vector, for the types that small planes come in.
+  if constexpr (kVectorBytes > 16 && sizeof(T) >= 4 && Type<T>::kHasNan) {
+    if (plan_rows<Lanes<T, kVectorBytes / 2>>(p, plan)) {
+      return plan;
+    }
   }
   if (p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan)) {
     return plan;

@@ -14,6 +14,7 @@ struct Type;
 
 template <class T, bool kIsFloat>
 struct PlainType {
+  static constexpr bool kHasNan = kIsFloat;
   // True where `challenger`, met after `champion`, takes its place: strictly greater, or a NaN.
   static inline bool beats(T challenger, T champion) {
     return challenger > champion || (kIsFloat && challenger != challenger);
@@ -65,6 +66,7 @@ struct Type<int64_t> : PlainType<int64_t, false> {
 // 16-bit floats compare through integer keys: sign and magnitude become two's complement, so -0 equals +0.
 template <class T, int kInfinity>
 struct KeyedType {
+  static constexpr bool kHasNan = true;
   static inline int key(T x) {
     const int magnitude = x.bits & 0x7fff;
     return x.bits & 0x8000 ? -magnitude : magnitude;

@@ -231,7 +231,7 @@ struct NumberLanes : PlainLanes<T, kBytes> {
     constexpr int kSign = 8 * static_cast<int>(sizeof(T)) - 1;
     Mask bits;
     __builtin_memcpy(&bits, &v, sizeof v);
-    bits &= ~(Mask{} + 1 << kSign);
+    bits &= ~((Mask{} + 1) << kSign);
     seen = bits > seen ? bits : seen;
   }
   static inline bool is_strange(Mask seen) {
