@@ -63,18 +63,108 @@ inline double widen(double x) {
   return x;
 }
 
+// Where the taps of a window lie from its tap 0, for windows of up to 256 taps: divisions done once.
+struct TapTable {
+  int64_t count;
+  int64_t place[256]; // in elements
+  uint8_t d[256], h[256], w[256]; // tap numbers along each dimension (a dimension of 256 taps has them to itself)
+
+  TapTable(const Shape& shape, const Strides& strides)
+      : count(shape.d.kernel * shape.h.kernel * shape.w.kernel) {
+    int64_t tap = 0;
+    for (int64_t i = 0; i < shape.d.kernel; ++i) {
+      for (int64_t j = 0; j < shape.h.kernel; ++j) {
+        for (int64_t k = 0; k < shape.w.kernel; ++k, ++tap) {
+          place[tap] = i * shape.d.dilation * strides.d + j * shape.h.dilation * strides.h +
+              k * shape.w.dilation * strides.w;
+          d[tap] = static_cast<uint8_t>(i);
+          h[tap] = static_cast<uint8_t>(j);
+          w[tap] = static_cast<uint8_t>(k);
+        }
+      }
+    }
+  }
+};
+
+// Finds elements of the plane of the input by offsets.
+template <class Offset>
+struct Finder {
+  const Shape& shape;
+  const Strides& strides;
+
+  Finder(const Shape& the_shape, const Strides& the_strides) : shape(the_shape), strides(the_strides) {}
+
+  static constexpr bool kIsFast = false;
+  // Number of taps and places of taps, where kIsFast.
+  inline int64_t taps() const {
+    return 0;
+  }
+  inline int64_t place(int64_t) const {
+    return 0;
+  }
+
+  // The element's place in the plane, kNoElement or kBadOffset.
+  inline int64_t operator()(const Taps& td, const Taps& th, const Taps& tw, int64_t offset) const {
+    Place place;
+    const int64_t found = resolve(shape, td, th, tw, offset, place);
+    return found < 0 ? found : place.d * strides.d + place.h * strides.h + place.w * strides.w;
+  }
+};
+template <>
+struct Finder<uint8_t> {
+  const Strides& strides;
+  const TapTable table;
+
+  Finder(const Shape& shape, const Strides& the_strides) : strides(the_strides), table(shape, the_strides) {}
+
+  static constexpr bool kIsFast = true;
+  inline int64_t taps() const {
+    return table.count;
+  }
+  inline int64_t place(int64_t offset) const {
+    return table.place[offset];
+  }
+
+  inline int64_t operator()(const Taps& td, const Taps& th, const Taps& tw, int64_t offset) const {
+    if (is_empty(td) || is_empty(th) || is_empty(tw)) {
+      return kNoElement;
+    }
+    if (offset >= table.count || !tap_is_in(td, table.d[offset]) || !tap_is_in(th, table.h[offset]) ||
+        !tap_is_in(tw, table.w[offset])) {
+      return kBadOffset;
+    }
+    return td.start * strides.d + th.start * strides.h + tw.start * strides.w + table.place[offset];
+  }
+};
+
+inline bool is_whole(const Taps& taps, const Axis& axis) {
+  return taps.first == 0 && taps.last == axis.kernel;
+}
+
 // Clears one plane of sums and adds each output's gradient at its winner, in the order of the outputs.
 // Returns -1 or the place of a bad offset within the plane of outputs.
 template <class T, class Sum, class Offset>
-int64_t scatter_plane(const BackwardParams& p, int64_t n, int64_t c, Sum* sums, const Strides& in) {
+int64_t scatter_plane(
+    const BackwardParams& p,
+    const Finder<Offset>& find,
+    int64_t n,
+    int64_t c,
+    Sum* sums,
+    const Strides& in) {
   const Shape& shape = p.shape;
   const Strides& out = p.output_strides;
   const T* grad = static_cast<const T*>(p.grad_output) + n * out.n + c * out.c;
   const volatile Offset* offsets = static_cast<const Offset*>(p.offsets) + n * out.n + c * out.c;
+  const Interior interior = interior_of(shape.w);
   for (int64_t d = 0; d < shape.d.input; ++d) {
     for (int64_t h = 0; h < shape.h.input; ++h) {
+      Sum* row = sums + d * in.d + h * in.h;
+      if (in.w == 1) {
+        __builtin_memset(row, 0, static_cast<size_t>(shape.w.input) * sizeof(Sum));
+        continue;
+      }
       for (int64_t w = 0; w < shape.w.input; ++w) {
-        sums[d * in.d + h * in.h + w * in.w] = 0;
+        row[w * in.w] = 0;
       }
     }
   }
@@ -82,16 +172,38 @@ int64_t scatter_plane(const BackwardParams& p, int64_t n, int64_t c, Sum* sums, 
     const Taps td = taps_of(shape.d, d);
     for (int64_t h = 0; h < shape.h.output; ++h) {
       const Taps th = taps_of(shape.h, h);
-      for (int64_t w = 0; w < shape.w.output; ++w) {
-        const int64_t at = d * out.d + h * out.h + w * out.w;
-        Place place;
-        const int64_t found = resolve(shape, td, th, taps_of(shape.w, w), offsets[at], place);
-        if (found == kBadOffset) {
-          return (d * shape.h.output + h) * shape.w.output + w;
+      const bool row_is_inside = is_whole(td, shape.d) && is_whole(th, shape.h);
+      const int64_t out_row = d * out.d + h * out.h;
+      const auto add = [&](int64_t begin, int64_t end) -> int64_t {
+        for (int64_t w = begin; w < end; ++w) {
+          const int64_t found = find(td, th, taps_of(shape.w, w), offsets[out_row + w * out.w]);
+          if (found == kBadOffset) {
+            return (d * shape.h.output + h) * shape.w.output + w;
+          }
+          if (found >= 0) {
+            sums[found] += widen(grad[out_row + w * out.w]);
+          }
         }
-        if (found == 0) {
-          sums[place.d * in.d + place.h * in.h + place.w * in.w] += widen(grad[at]);
+        return -1;
+      };
+      int64_t bad = -1;
+      if (row_is_inside && Finder<Offset>::kIsFast && interior.begin < interior.end) {
+        bad = add(0, interior.begin);
+        Sum* const row = sums + td.start * in.d + th.start * in.h - shape.w.pad * in.w;
+        for (int64_t w = interior.begin; bad < 0 && w < interior.end; ++w) {
+          const int64_t offset = offsets[out_row + w * out.w];
+          if (offset >= find.taps()) {
+            bad = (d * shape.h.output + h) * shape.w.output + w;
+            break;
+          }
+          row[w * shape.w.stride * in.w + find.place(offset)] += widen(grad[out_row + w * out.w]);
         }
+        bad = bad < 0 ? add(interior.end, shape.w.output) : bad;
+      } else {
+        bad = add(0, shape.w.output);
+      }
+      if (bad >= 0) {
+        return bad;
       }
     }
   }
@@ -100,11 +212,12 @@ int64_t scatter_plane(const BackwardParams& p, int64_t n, int64_t c, Sum* sums, 
 
 template <class T, class Offset>
 int64_t backward_planes(const BackwardParams& p, int64_t begin, int64_t end) {
+  const Finder<Offset> find(p.shape, p.input_strides);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / p.shape.channels;
     const int64_t c = unit % p.shape.channels;
     T* sums = static_cast<T*>(p.grad_input) + n * p.input_strides.n + c * p.input_strides.c;
-    const int64_t bad = scatter_plane<T, T, Offset>(p, n, c, sums, p.input_strides);
+    const int64_t bad = scatter_plane<T, T, Offset>(p, find, n, c, sums, p.input_strides);
     if (bad >= 0) {
       return unit * p.shape.d.output * p.shape.h.output * p.shape.w.output + bad;
     }
@@ -119,10 +232,11 @@ int64_t backward_narrow_planes(const BackwardParams& p, float* scratch, int64_t 
   const Axis& h = p.shape.h;
   const Axis& w = p.shape.w;
   const Strides dense = {0, 0, h.input * w.input, w.input, 1};
+  const Finder<Offset> find(p.shape, dense);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t n = unit / p.shape.channels;
     const int64_t c = unit % p.shape.channels;
-    const int64_t bad = scatter_plane<T, float, Offset>(p, n, c, scratch, dense);
+    const int64_t bad = scatter_plane<T, float, Offset>(p, find, n, c, scratch, dense);
     if (bad >= 0) {
       return unit * d.output * h.output * w.output + bad;
     }
