@@ -164,6 +164,8 @@ def main() -> None:
         print("\n".join(case.name for case in cases))
         return
     if not options.load:
+        if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+            print(f"Other processes are busy (load {os.getloadavg()[0]:.1f}): the figures will be off.", flush=True)
         content["results"] = measure_all(cases, options, peers)
     print("\nTime / copy. In parentheses: the figure to reach (! where missed); how many times faster than the peer.\n")
     print(table(content["results"]))

@@ -53,16 +53,17 @@ def calls(filters: list[str] | None) -> Iterator[tuple[str, str, Callable[[], An
     """Name, "values" or "offsets", and what to call."""
     import torch
 
-    import torch_maxpool  # noqa: F401  the operators
+    import torch_maxpool
 
-    operators = torch.ops.torch_maxpool
-    forwards = {"values": operators.maxpool_values, "offsets": operators.maxpool_forward}
+    forward = torch.ops.torch_maxpool.maxpool_forward
     for name, shape, kernel, stride, padding, dtype, channels_last in chosen(filters):
         x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 50).to(getattr(torch, dtype))
         x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-        lists = [[value] * (len(shape) - 2) for value in (kernel, stride, padding)]
-        for mode, forward in forwards.items():
-            yield name, mode, lambda forward=forward, x=x, lists=lists: forward(x, *lists)
+        rank = len(shape) - 2
+        pool = getattr(torch_maxpool, f"max_pool{rank}d")
+        lists = [[value] * rank for value in (kernel, stride, padding)]
+        yield name, "values", lambda pool=pool, x=x, lists=lists: pool(x, *lists)
+        yield name, "offsets", lambda x=x, lists=lists: forward(x, *lists)
 
 
 def chosen(filters: list[str] | None) -> list[tuple]:
@@ -80,7 +81,7 @@ def worker(filters: list[str] | None) -> None:
 
 
 def totals(folder: Path) -> list[int]:
-    """Instructions before each mark, in order, less those before the first."""
+    """Instructions up to each mark from the one before it, in order."""
     parts = sorted(folder.glob("out.*"), key=lambda path: int(path.suffix[1:]))
     return [int(re.search(r"^totals: (\d+)", path.read_text(), re.MULTILINE)[1]) for path in parts]
 

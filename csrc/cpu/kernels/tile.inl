@@ -64,11 +64,11 @@ struct Line {
   typename L::Index* index; // meaningless unless indexed
 };
 
-template <class L, bool kIndexed>
+// kNumbered: with the numbers in line.index, else with number 0.
+template <class L, bool kNumbered, bool kIndexed = kNumbered>
 inline Champions<L, kIndexed> at(const Line<L>& line, int64_t i) {
-  Champions<L, kIndexed> c;
-  c.value = load_vector<typename L::V>(line.value + i);
-  if (kIndexed) {
+  Champions<L, kIndexed> c = {load_vector<typename L::V>(line.value + i), {}};
+  if (kNumbered) {
     c.index = load_vector<typename L::IV>(line.index + i);
   }
   return c;
@@ -82,22 +82,25 @@ inline void put(const Line<L>& line, int64_t i, const Champions<L, kIndexed>& c)
   }
 }
 
-// line[i] meets line[i + step], line[i + 2 * step] ... (`taps` in all), for i < count; later ones' numbers grow by `weight`
-// each. In place: ascending, each element is read before it is written.
-template <class L, bool kIndexed>
-inline void meet_taps(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight) {
+// line[i] meets line[i + step], line[i + 2 * step] ... (kTaps in all), for i < count; later ones' numbers grow by `weight`
+// each. In place: ascending, each element is read before it is written. kFresh: no numbers stand in line.index yet.
+template <class L, bool kIndexed, bool kFresh, int kTaps>
+inline void meet_taps_of(const Line<L>& line, int64_t count, int64_t step, int64_t weight) {
   constexpr int kLanes = L::kLanes;
+  typename L::IV more[kTaps] = {};
+  for (int t = 1; kIndexed && t < kTaps; ++t) {
+    more[t] = splat_index<L>(t * weight);
+  }
   for (int64_t i = 0; i < count; i += kUnroll * kLanes) {
     Champions<L, kIndexed> best[kUnroll];
     for (int u = 0; u < kUnroll; ++u) {
-      best[u] = at<L, kIndexed>(line, i + u * kLanes);
+      best[u] = at<L, kIndexed && !kFresh, kIndexed>(line, i + u * kLanes);
     }
-    for (int64_t t = 1; t < taps; ++t) {
-      const typename L::IV more = splat_index<L>(t * weight);
+    for (int t = 1; t < kTaps; ++t) {
       for (int u = 0; u < kUnroll; ++u) {
-        Champions<L, kIndexed> later = at<L, kIndexed>(line, i + u * kLanes + t * step);
+        Champions<L, kIndexed> later = at<L, kIndexed && !kFresh, kIndexed>(line, i + u * kLanes + t * step);
         if (kIndexed) {
-          later.index += more;
+          later.index += more[t];
         }
         best[u].meet(later);
       }
@@ -108,22 +111,37 @@ inline void meet_taps(const Line<L>& line, int64_t count, int64_t taps, int64_t 
   }
 }
 
+// The same for 2 to kTapsInRegisters taps.
+template <class L, bool kIndexed, bool kFresh>
+inline void meet_taps(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight) {
+  switch (taps) {
+    case 2:
+      return meet_taps_of<L, kIndexed, kFresh, 2>(line, count, step, weight);
+    case 3:
+      return meet_taps_of<L, kIndexed, kFresh, 3>(line, count, step, weight);
+    case 4:
+      return meet_taps_of<L, kIndexed, kFresh, 4>(line, count, step, weight);
+    default:
+      return meet_taps_of<L, kIndexed, kFresh, 5>(line, count, step, weight);
+  }
+}
+
 // The same by growing windows: where `line` already holds windows of `width` taps, two, three or four of them make a
 // larger one; at last two that overlap cover `taps`.
 template <class L, bool kIndexed>
 inline void slide(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight, int64_t width = 1) {
   while (taps > kTapsInRegisters * width) {
     const int64_t factor = taps >= 4 * width ? 4 : 2;
-    meet_taps<L, kIndexed>(line, count + (taps - factor * width) * step, factor, width * step, width * weight);
+    meet_taps<L, kIndexed, false>(line, count + (taps - factor * width) * step, factor, width * step, width * weight);
     width *= factor;
   }
   const int64_t whole = taps / width;
   const int64_t rest = taps - whole * width;
   if (whole > 1) {
-    meet_taps<L, kIndexed>(line, count + rest * step, whole, width * step, width * weight);
+    meet_taps<L, kIndexed, false>(line, count + rest * step, whole, width * step, width * weight);
   }
   if (rest > 0) {
-    meet_taps<L, kIndexed>(line, count, 2, rest * step, rest * weight);
+    meet_taps<L, kIndexed, false>(line, count, 2, rest * step, rest * weight);
   }
 }
 
@@ -132,26 +150,27 @@ template <class L, bool kIndexed>
 inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& line, int64_t group) {
   constexpr int kLanes = L::kLanes;
   const int64_t taps = shape.w.kernel;
-  if (kIndexed && taps == 1) {
-    __builtin_memset(line.index, 0, (tile.line + kUnroll * kLanes) * sizeof(typename L::Index));
-  }
   if (taps == 1) {
+    if (kIndexed) {
+      __builtin_memset(line.index, 0, (tile.line + kUnroll * kLanes) * sizeof(typename L::Index));
+    }
     return;
   }
-  int64_t in_registers = taps;
-  if (tile.phases == 1 && taps > kTapsInRegisters) {
-    in_registers = 4;
+  if (tile.phases == 1) {
+    const int64_t step = shape.w.dilation * group;
+    const int64_t width = taps <= kTapsInRegisters ? taps : 4;
+    meet_taps<L, kIndexed, true>(line, tile.line + (taps - width) * step, width, step, 1);
+    slide<L, kIndexed>(line, tile.line, taps, step, 1, width);
+    return;
   }
-  const int64_t remaining = taps - in_registers; // taps that later steps will reach over
-  const int64_t count = tile.line + remaining * shape.w.dilation * group;
-  for (int64_t i = 0; i < count; i += kUnroll * kLanes) {
+  for (int64_t i = 0; i < tile.line; i += kUnroll * kLanes) {
     Champions<L, kIndexed> best[kUnroll];
     for (int u = 0; u < kUnroll; ++u) {
-      best[u] = {load_vector<typename L::V>(line.value + i + u * kLanes), typename L::IV{}};
+      best[u] = at<L, false, kIndexed>(line, i + u * kLanes);
     }
     int64_t phase = 0;
     int64_t place = 0;
-    for (int64_t t = 1; t < in_registers; ++t) {
+    for (int64_t t = 1; t < taps; ++t) {
       phase += shape.w.dilation;
       while (phase >= tile.phases) {
         phase -= tile.phases;
@@ -167,13 +186,14 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
       put<L, kIndexed>(line, i + u * kLanes, best[u]);
     }
   }
-  slide<L, kIndexed>(line, tile.line, taps, shape.w.dilation * group, 1, in_registers);
 }
 
+// Fills `count` lanes, and up to a vector beyond, which the caller writes later or never reads.
 template <class L>
 inline void fill_lowest(typename L::Lane* to, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    to[i] = L::lowest();
+  const typename L::V lowest = splat<typename L::V>(L::lowest());
+  for (int64_t i = 0; i < count; i += L::kLanes) {
+    store_vector(to + i, lowest);
   }
 }
 
@@ -263,10 +283,10 @@ inline void load_row(
   }
   const typename L::Element* from = row + first * stride; // of place 0; read from `left` on
   if (tile.phases == 1) {
-    fill_lowest<L>(to, left * group);
-    fill_lowest<L>(to + end * group, (places - end) * group);
     if (stride == group) {
+      fill_lowest<L>(to, left * group);
       copy_lanes<L>(to + left * group, from + left * stride, (end - left) * group, strange);
+      fill_lowest<L>(to + end * group, (places - end) * group);
       return;
     }
   }
