@@ -69,14 +69,13 @@ struct TapTable {
   int64_t place[256]; // in elements
   uint8_t d[256], h[256], w[256]; // tap numbers along each dimension (a dimension of 256 taps has them to itself)
 
-  TapTable(const Shape& shape, const Strides& strides)
-      : count(shape.d.kernel * shape.h.kernel * shape.w.kernel) {
+  TapTable(const Shape& shape, const Strides& strides) : count(shape.d.kernel * shape.h.kernel * shape.w.kernel) {
     int64_t tap = 0;
     for (int64_t i = 0; i < shape.d.kernel; ++i) {
       for (int64_t j = 0; j < shape.h.kernel; ++j) {
         for (int64_t k = 0; k < shape.w.kernel; ++k, ++tap) {
-          place[tap] = i * shape.d.dilation * strides.d + j * shape.h.dilation * strides.h +
-              k * shape.w.dilation * strides.w;
+          place[tap] =
+              i * shape.d.dilation * strides.d + j * shape.h.dilation * strides.h + k * shape.w.dilation * strides.w;
           d[tap] = static_cast<uint8_t>(i);
           h[tap] = static_cast<uint8_t>(j);
           w[tap] = static_cast<uint8_t>(k);

@@ -5,9 +5,31 @@ namespace {
 template <int>
 struct Count {};
 
+inline constexpr int64_t kListedTaps = int64_t{1} << 20; // taps of a window at the most
+
+// The taps of a window that lie within the input.
+template <class T>
+struct TapList {
+  const T** from; // pixel
+  int64_t* tap;
+
+  static int64_t most(const Shape& shape) {
+    const auto within = [](const Axis& axis) { return axis.kernel < axis.input ? axis.kernel : axis.input; };
+    const int64_t area = within(shape.h) < kListedTaps && within(shape.w) < kListedTaps
+        ? within(shape.h) * within(shape.w)
+        : kListedTaps;
+    return area < kListedTaps && within(shape.d) < kListedTaps ? area * within(shape.d) : kListedTaps;
+  }
+};
+
 // One row of the output, all channels; false where it depends on strange lanes.
 template <class L, bool kIndexed, class Offset>
-inline bool channels_row(const ForwardParams& p, int64_t n, int64_t d, int64_t h) {
+inline bool channels_row(
+    const ForwardParams& p,
+    const TapList<typename L::Element>& list,
+    int64_t n,
+    int64_t d,
+    int64_t h) {
   typedef typename L::Element T;
   constexpr int kLanes = L::kLanes;
   const Shape& shape = p.shape;
@@ -15,37 +37,28 @@ inline bool channels_row(const ForwardParams& p, int64_t n, int64_t d, int64_t h
   const Strides& out = p.output_strides;
   const Taps td = taps_of(shape.d, d);
   const Taps th = taps_of(shape.h, h);
-  const int64_t step_d = shape.d.dilation * in.d;
-  const int64_t step_h = shape.h.dilation * in.h;
-  const int64_t step_w = shape.w.dilation * in.w;
+  const T* const image = static_cast<const T*>(p.input) + n * in.n;
+  const int64_t out_row = n * out.n + d * out.d + h * out.h;
   typename L::Mask strange = {};
+  const T** const from = list.from;
+  int64_t* const tap = list.tap;
   for (int64_t o = 0; o < shape.w.output; ++o) {
     const Taps tw = taps_of(shape.w, o);
-    const T* pixel = static_cast<const T*>(p.input) + n * in.n + td.start * in.d + th.start * in.h + tw.start * in.w;
-    const int64_t to = n * out.n + d * out.d + h * out.h + o * out.w;
-    T* values = static_cast<T*>(p.output) + to;
-    Offset* offsets = static_cast<Offset*>(p.offsets) + to;
+    T* values = static_cast<T*>(p.output) + out_row + o * out.w;
+    Offset* offsets = static_cast<Offset*>(p.offsets) + out_row + o * out.w;
     // kVectors vectors of channels from channel c on, over all taps.
-    const auto pool = [&]<int kVectors>(int64_t c, Count<kVectors>) {
-      // The first tap seeds the champions; meeting it again changes nothing.
+    const auto pool = [&]<int kVectors>(int64_t c, int64_t count, Count<kVectors>) {
       Champions<L, kIndexed> best[kVectors];
-      const T* const seed = pixel + td.first * step_d + th.first * step_h + tw.first * step_w + c;
-      const int64_t seed_tap = (td.first * shape.h.kernel + th.first) * shape.w.kernel + tw.first;
       for (int u = 0; u < kVectors; ++u) {
-        best[u] = {L::load(seed + u * kLanes), splat_index<L>(seed_tap)};
+        best[u] = {L::load(from[0] + c + u * kLanes), splat_index<L>(tap[0])};
+        L::note(strange, best[u].value);
       }
-      for (int64_t a = td.first; a < td.last; ++a) {
-        for (int64_t b = th.first; b < th.last; ++b) {
-          const T* from = pixel + a * step_d + b * step_h + tw.first * step_w + c;
-          int64_t tap = (a * shape.h.kernel + b) * shape.w.kernel + tw.first;
-          for (int64_t e = tw.first; e < tw.last; ++e, ++tap, from += step_w) {
-            const typename L::IV number = splat_index<L>(tap);
-            for (int u = 0; u < kVectors; ++u) {
-              const typename L::V v = L::load(from + u * kLanes);
-              L::note(strange, v);
-              best[u].meet(v, number);
-            }
-          }
+      for (int64_t t = 1; t < count; ++t) {
+        const typename L::IV number = splat_index<L>(tap[t]);
+        for (int u = 0; u < kVectors; ++u) {
+          const typename L::V v = L::load(from[t] + c + u * kLanes);
+          L::note(strange, v);
+          best[u].meet(v, number);
         }
       }
       for (int u = 0; u < kVectors; ++u) {
@@ -55,15 +68,26 @@ inline bool channels_row(const ForwardParams& p, int64_t n, int64_t d, int64_t h
         }
       }
     };
+    int64_t count = 0;
+    for (int64_t a = td.first; a < td.last; ++a) {
+      for (int64_t b = th.first; b < th.last; ++b) {
+        for (int64_t e = tw.first; e < tw.last; ++e) {
+          from[count] = image + (td.start + a * shape.d.dilation) * in.d + (th.start + b * shape.h.dilation) * in.h +
+              (tw.start + e * shape.w.dilation) * in.w;
+          tap[count] = (a * shape.h.kernel + b) * shape.w.kernel + e;
+          ++count;
+        }
+      }
+    }
     int64_t c = 0;
     for (; c + 4 * kLanes <= shape.channels; c += 4 * kLanes) {
-      pool(c, Count<4>());
+      pool(c, count, Count<4>());
     }
     while (c < shape.channels) {
       if (c + kLanes > shape.channels) { // the last vector overlaps the one before
         c = shape.channels - kLanes;
       }
-      pool(c, Count<1>());
+      pool(c, count, Count<1>());
       c += kLanes;
     }
   }
@@ -72,14 +96,21 @@ inline bool channels_row(const ForwardParams& p, int64_t n, int64_t d, int64_t h
 
 // Units: rows of the output, all channels (batch x depth x height).
 template <class T, bool kIndexed, class Offset>
-void forward_channels(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
-  typedef MostExact<Lanes<T>> L;
+void forward_channels(const ForwardParams& p, const ForwardPlan&, void* scratch, int64_t begin, int64_t end) {
+  typedef Lanes<T> L;
   const Shape& shape = p.shape;
+  const int64_t most = TapList<T>::most(shape);
+  const TapList<T> list = {static_cast<const T**>(scratch), static_cast<int64_t*>(scratch) + most};
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t h = unit % shape.h.output;
     const int64_t d = unit / shape.h.output % shape.d.output;
     const int64_t n = unit / shape.h.output / shape.d.output;
-    if (!channels_row<L, kIndexed, Offset>(p, n, d, h)) {
+    if (channels_row<L, kIndexed, Offset>(p, list, n, d, h)) {
+      continue;
+    }
+    if constexpr (kHasExact<L>) {
+      channels_row<typename L::Exact, kIndexed, Offset>(p, list, n, d, h);
+    } else {
       for (int64_t c = 0; c < shape.channels; ++c) {
         forward_row<T>(p, {n, c, d, h}, 0, shape.w.output);
       }
@@ -92,8 +123,8 @@ template <class T>
 inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
   typedef Lanes<T> L;
-  if (p.input_strides.c != 1 || p.output_strides.c != 1 || shape.channels < L::kLanes ||
-      (p.wide_offsets && p.offsets && sizeof(typename L::Index) == 1)) {
+  if (TapList<T>::most(shape) >= kListedTaps || p.input_strides.c != 1 || p.output_strides.c != 1 ||
+      shape.channels < L::kLanes || (p.wide_offsets && p.offsets && sizeof(typename L::Index) == 1)) {
     return false;
   }
   plan = {};
@@ -104,6 +135,7 @@ inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
     plan.run = p.wide_offsets ? forward_channels<T, true, int32_t> : forward_channels<T, true, uint8_t>;
   }
   plan.units = shape.batch * shape.d.output * shape.h.output;
+  plan.scratch_bytes = TapList<T>::most(shape) * 2 * static_cast<int64_t>(sizeof(int64_t));
   return true;
 }
 

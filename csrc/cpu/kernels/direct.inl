@@ -17,7 +17,7 @@ enum class Edge { kNone, kLeft, kRight };
 // first. Reads exactly the elements of those windows (kRight: stride 1), and notes those that no vector after this one
 // will (is_last: all).
 template <class L, bool kIndexed, int kKernel, int kStride, Edge kEdge>
-inline Champions<L, kIndexed> across(
+TORCH_MAXPOOL_INLINE Champions<L, kIndexed> across(
     const typename L::Element* from,
     int64_t tap,
     [[maybe_unused]] bool is_last,
@@ -85,8 +85,8 @@ inline Champions<L, kIndexed> across(
     if constexpr (kKernel == 4) {
       const V c = L::load(from + 2 * kLanes);
       const V d = L::load(from + 3 * kLanes);
-    L::note(strange, c);
-    L::note(strange, d);
+      L::note(strange, c);
+      L::note(strange, d);
       Champions<L, kIndexed> later = {even(c, d), zero};
       later.meet(odd(c, d), one);
       const Champions<L, kIndexed> pairs = best;
@@ -161,7 +161,7 @@ inline void prefetch(const Lines<T>& lines, int64_t first, int64_t count) {
 
 // kLanes windows, from column `o` on, over all lines.
 template <class L, bool kIndexed, int kKernel, int kStride, Edge kEdge>
-inline Champions<L, kIndexed> over_lines(
+TORCH_MAXPOOL_INLINE Champions<L, kIndexed> over_lines(
     const Lines<typename L::Element>& lines,
     int64_t first,
     bool is_last,

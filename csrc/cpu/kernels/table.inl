@@ -62,7 +62,7 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     return plan;
   }
   // Rows shorter than a vector: half a vector, for the types that small planes come in.
-  if constexpr (kVectorBytes > 16 && sizeof(T) >= 4 && Type<T>::kHasNan) {
+  if constexpr (kVectorBytes > 16 && (sizeof(T) == 1 || Type<T>::kHasNan)) {
     if (plan_rows<Lanes<T, kVectorBytes / 2>>(p, plan)) {
       return plan;
     }

@@ -66,7 +66,7 @@ struct Line {
 
 // kNumbered: with the numbers in line.index, else with number 0.
 template <class L, bool kNumbered, bool kIndexed = kNumbered>
-inline Champions<L, kIndexed> at(const Line<L>& line, int64_t i) {
+TORCH_MAXPOOL_INLINE Champions<L, kIndexed> at(const Line<L>& line, int64_t i) {
   Champions<L, kIndexed> c = {load_vector<typename L::V>(line.value + i), {}};
   if (kNumbered) {
     c.index = load_vector<typename L::IV>(line.index + i);
@@ -75,7 +75,7 @@ inline Champions<L, kIndexed> at(const Line<L>& line, int64_t i) {
 }
 
 template <class L, bool kIndexed>
-inline void put(const Line<L>& line, int64_t i, const Champions<L, kIndexed>& c) {
+TORCH_MAXPOOL_INLINE void put(const Line<L>& line, int64_t i, const Champions<L, kIndexed>& c) {
   store_vector(line.value + i, c.value);
   if (kIndexed) {
     store_vector(line.index + i, c.index);
@@ -94,11 +94,11 @@ inline void meet_taps_of(const Line<L>& line, int64_t count, int64_t step, int64
   for (int64_t i = 0; i < count; i += kUnroll * kLanes) {
     Champions<L, kIndexed> best[kUnroll];
     for (int u = 0; u < kUnroll; ++u) {
-      best[u] = at<L, kIndexed && !kFresh, kIndexed>(line, i + u * kLanes);
+      best[u] = at < L, kIndexed && !kFresh, kIndexed > (line, i + u * kLanes);
     }
     for (int t = 1; t < kTaps; ++t) {
       for (int u = 0; u < kUnroll; ++u) {
-        Champions<L, kIndexed> later = at<L, kIndexed && !kFresh, kIndexed>(line, i + u * kLanes + t * step);
+        Champions<L, kIndexed> later = at < L, kIndexed && !kFresh, kIndexed > (line, i + u * kLanes + t * step);
         if (kIndexed) {
           later.index += more[t];
         }
@@ -197,7 +197,7 @@ inline void fill_lowest(typename L::Lane* to, int64_t count) {
   }
 }
 
-// Copies `count` adjacent elements as lanes.
+// Copies `count` adjacent elements as lanes, and writes up to a vector beyond.
 template <class L>
 inline void copy_lanes(
     typename L::Lane* to,
@@ -217,10 +217,13 @@ inline void copy_lanes(
     store_vector(to + i, v);
     return;
   }
-  for (; i < count; ++i) {
-    const typename L::Lane x = L::lane(from[i]);
-    L::note(strange, splat<typename L::V>(x));
-    to[i] = x;
+  if (i < count) {
+    typename L::V v = {}; // zeros beyond are not strange
+    for (int64_t j = 0; j < count; ++j) {
+      v[j] = L::lane(from[j]);
+    }
+    L::note(strange, v);
+    store_vector(to, v);
   }
 }
 

@@ -1,6 +1,9 @@
 // Vectors of kVectorBytes (set by the including file) by GCC's and clang's vector extensions, and how each element type
 // is held and compared in them.
 
+// Small functions on vectors, which must not become calls.
+#define TORCH_MAXPOOL_INLINE inline __attribute__((always_inline))
+
 namespace {
 
 // A vector of kCount lanes of T.
@@ -12,19 +15,19 @@ template <class T, int kCount>
 using Vector = typename VectorOf<T, kCount>::type;
 
 template <class V, class T>
-inline V load_vector(const T* from) {
+TORCH_MAXPOOL_INLINE V load_vector(const T* from) {
   V v;
   __builtin_memcpy(&v, from, sizeof v);
   return v;
 }
 template <class V, class T>
-inline void store_vector(T* to, V v) {
+TORCH_MAXPOOL_INLINE void store_vector(T* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
 // Stores that pass by the cache, to addresses aligned to the vector; elsewhere than on x86-64, plain ones.
 template <class V, class T>
-inline void stream_vector(T* to, V v) {
+TORCH_MAXPOOL_INLINE void stream_vector(T* to, V v) {
 #if defined(__x86_64__)
   if constexpr (sizeof(V) == 16) {
     _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(v));
@@ -71,23 +74,23 @@ using MakeSequence = Sequence<__integer_pack(kCount)...>;
 #endif
 
 template <class V, int... kIndex>
-inline V even_lanes(V a, V b, Sequence<kIndex...>) {
+TORCH_MAXPOOL_INLINE V even_lanes(V a, V b, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, b, (2 * kIndex)...);
 }
 template <class V, int... kIndex>
-inline V odd_lanes(V a, V b, Sequence<kIndex...>) {
+TORCH_MAXPOOL_INLINE V odd_lanes(V a, V b, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, b, (2 * kIndex + 1)...);
 }
 template <class V, int... kIndex>
-inline V next_lanes(V a, V b, Sequence<kIndex...>) {
+TORCH_MAXPOOL_INLINE V next_lanes(V a, V b, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, b, (kIndex + 1)...);
 }
 template <class V, int... kIndex>
-inline V previous_lanes(V a, V b, Sequence<kIndex...>) {
+TORCH_MAXPOOL_INLINE V previous_lanes(V a, V b, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, b, (kIndex + static_cast<int>(sizeof...(kIndex)) - 1)...);
 }
 template <class V, int... kIndex>
-inline V first_lane(V a, Sequence<kIndex...>) {
+TORCH_MAXPOOL_INLINE V first_lane(V a, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, a, (0 * kIndex)...);
 }
 template <class V>
@@ -95,27 +98,27 @@ inline constexpr int kLanesOf = static_cast<int>(sizeof(V) / sizeof(V{}[0]));
 
 // x in every lane, bit for bit (V{} + x would lose the sign of -0).
 template <class V, class T>
-inline V splat(T x) {
+TORCH_MAXPOOL_INLINE V splat(T x) {
   const V v = {x};
   return first_lane(v, MakeSequence<kLanesOf<V>>());
 }
 // Even- and odd-numbered lanes of the 2 * lanes elements in (a, b).
 template <class V>
-inline V even(V a, V b) {
+TORCH_MAXPOOL_INLINE V even(V a, V b) {
   return even_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 template <class V>
-inline V odd(V a, V b) {
+TORCH_MAXPOOL_INLINE V odd(V a, V b) {
   return odd_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 // Lanes 1 and up of a, then lane 0 of b.
 template <class V>
-inline V next(V a, V b) {
+TORCH_MAXPOOL_INLINE V next(V a, V b) {
   return next_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 // The last lane of a, then all but the last of b.
 template <class V>
-inline V previous(V a, V b) {
+TORCH_MAXPOOL_INLINE V previous(V a, V b) {
   return previous_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 
@@ -181,8 +184,8 @@ struct LaneBase {
   typedef Vector<Index, kLanes> IV;
   typedef Vector<typename UnsignedOf<sizeof(Lane)>::mask, kLanes> Mask;
   typedef void Exact;
-  static inline void note(Mask&, V) {}
-  static inline bool is_strange(Mask) {
+  static TORCH_MAXPOOL_INLINE void note(Mask&, V) {}
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask) {
     return false;
   }
 };
@@ -192,22 +195,22 @@ template <class T, int kBytes>
 struct PlainLanes : LaneBase<T, T, kBytes> {
   typedef LaneBase<T, T, kBytes> Base;
   typedef typename Base::V V;
-  static inline V load(const T* from) {
+  static TORCH_MAXPOOL_INLINE V load(const T* from) {
     return load_vector<V>(from);
   }
-  static inline void store(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
     store_vector(to, v);
   }
-  static inline void stream(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
     stream_vector(to, v);
   }
-  static inline typename Base::Mask beats(V x, V m) {
+  static TORCH_MAXPOOL_INLINE typename Base::Mask beats(V x, V m) {
     return x > m;
   }
-  static inline T lane(T x) {
+  static TORCH_MAXPOOL_INLINE T lane(T x) {
     return x;
   }
-  static inline T lowest() {
+  static TORCH_MAXPOOL_INLINE T lowest() {
     return Type<T>::lowest();
   }
 };
@@ -216,7 +219,7 @@ struct PlainLanes : LaneBase<T, T, kBytes> {
 template <class T, int kBytes>
 struct NanLanes : PlainLanes<T, kBytes> {
   typedef PlainLanes<T, kBytes> Base;
-  static inline typename Base::Mask beats(typename Base::V x, typename Base::V m) {
+  static TORCH_MAXPOOL_INLINE typename Base::Mask beats(typename Base::V x, typename Base::V m) {
     return (x > m) | (x != x);
   }
 };
@@ -227,14 +230,14 @@ struct NumberLanes : PlainLanes<T, kBytes> {
   typedef PlainLanes<T, kBytes> Base;
   typedef NanLanes<T, kBytes> Exact;
   typedef typename Base::Mask Mask;
-  static inline void note(Mask& seen, typename Base::V v) {
+  static TORCH_MAXPOOL_INLINE void note(Mask& seen, typename Base::V v) {
     constexpr int kSign = 8 * static_cast<int>(sizeof(T)) - 1;
     Mask bits;
     __builtin_memcpy(&bits, &v, sizeof v);
     bits &= ~((Mask{} + 1) << kSign);
     seen = bits > seen ? bits : seen;
   }
-  static inline bool is_strange(Mask seen) {
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen) {
     const T infinity = -Type<T>::lowest();
     typename UnsignedOf<sizeof(T)>::mask bits;
     __builtin_memcpy(&bits, &infinity, sizeof bits);
@@ -257,36 +260,36 @@ struct KeyLanes : LaneBase<T, int16_t, kBytes> {
   typedef LaneBase<T, int16_t, kBytes> Base;
   typedef typename Base::V V;
   typedef typename Base::Mask Mask;
-  static inline V invert(V v) {
+  static TORCH_MAXPOOL_INLINE V invert(V v) {
     return v ^ ((v >> 15) & 0x7fff);
   }
-  static inline V load(const T* from) {
+  static TORCH_MAXPOOL_INLINE V load(const T* from) {
     return invert(load_vector<V>(from));
   }
-  static inline void store(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
     store_vector(to, invert(v));
   }
-  static inline void stream(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
     stream_vector(to, invert(v));
   }
-  static inline Mask beats(V x, V m) {
+  static TORCH_MAXPOOL_INLINE Mask beats(V x, V m) {
     return x > m;
   }
   // `seen`: the largest of magnitudes and, as the largest number there is, of -0 (whose key is -1).
-  static inline void note(Mask& seen, V v) {
+  static TORCH_MAXPOOL_INLINE void note(Mask& seen, V v) {
     const Mask magnitude = v ^ (v >> 15);
     const Mask zero = v == -1;
     const Mask either = magnitude | (zero & 0x7fff);
     seen = either > seen ? either : seen;
   }
-  static inline bool is_strange(Mask seen) {
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen) {
     return any(seen > kInfinity);
   }
-  static inline int16_t lane(T x) {
+  static TORCH_MAXPOOL_INLINE int16_t lane(T x) {
     const int16_t bits = static_cast<int16_t>(x.bits);
     return static_cast<int16_t>(bits ^ ((bits >> 15) & 0x7fff));
   }
-  static inline int16_t lowest() {
+  static TORCH_MAXPOOL_INLINE int16_t lowest() {
     return lane(Type<T>::lowest());
   }
 };
@@ -301,19 +304,19 @@ struct WideLanes : LaneBase<T, Wide, kVectorBytes> {
   typedef LaneBase<T, Wide, kVectorBytes> Base;
   typedef typename Base::V V;
   typedef Vector<T, Base::kLanes> Narrow;
-  static inline V load(const T* from) {
+  static TORCH_MAXPOOL_INLINE V load(const T* from) {
     return __builtin_convertvector(load_vector<Narrow>(from), V);
   }
-  static inline void store(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
     store_vector(to, __builtin_convertvector(v, Narrow));
   }
-  static inline typename Base::Mask beats(V x, V m) {
+  static TORCH_MAXPOOL_INLINE typename Base::Mask beats(V x, V m) {
     return x > m;
   }
-  static inline Wide lane(T x) {
+  static TORCH_MAXPOOL_INLINE Wide lane(T x) {
     return x;
   }
-  static inline Wide lowest() {
+  static TORCH_MAXPOOL_INLINE Wide lowest() {
     return Type<T>::lowest();
   }
 };
@@ -340,26 +343,26 @@ struct Champions {
   typename L::IV index;
 
   // `value` and `index` of later taps than all before.
-  inline void meet(typename L::V x, typename L::IV x_index) {
+  TORCH_MAXPOOL_INLINE void meet(typename L::V x, typename L::IV x_index) {
     const typename L::Mask wins = L::beats(x, value);
     value = wins ? x : value;
     if (kIndexed) {
       index = wins ? x_index : index;
     }
   }
-  inline void meet(const Champions& later) {
+  TORCH_MAXPOOL_INLINE void meet(const Champions& later) {
     meet(later.value, later.index);
   }
 };
 
 template <class L>
-inline typename L::IV splat_index(int64_t index) {
+TORCH_MAXPOOL_INLINE typename L::IV splat_index(int64_t index) {
   return splat<typename L::IV>(static_cast<typename L::Index>(index));
 }
 
 // Tap numbers of kLanes windows as offsets in memory.
 template <class L, class Offset>
-inline void store_offsets(Offset* to, typename L::IV index) {
+TORCH_MAXPOOL_INLINE void store_offsets(Offset* to, typename L::IV index) {
   typedef Vector<Offset, L::kLanes> Narrow;
   store_vector(to, __builtin_convertvector(index, Narrow));
 }
