@@ -1,4 +1,6 @@
+import os
 import re
+import subprocess
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -19,6 +21,13 @@ def version():
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
 
 
+def link_args():
+    """clang calls an OpenMP runtime by names that the one in PyTorch's wheel does not have, so it must bring its own."""
+    compiler = os.environ.get("CXX", "c++")
+    text = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=False).stdout
+    return ["-fopenmp"] if "clang" in text else []
+
+
 setup(
     name="torch-maxpool",
     version=version(),
@@ -36,6 +45,7 @@ setup(
             define_macros=[("AT_PER_OPERATOR_HEADERS", None)],
             # -fopenmp: without it at::parallel_for is serial. -g0: Python's own flags ask for debug symbols.
             extra_compile_args=["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"],
+            extra_link_args=link_args(),
         )
     ],
     cmdclass={"build_ext": BuildExtension},
