@@ -22,7 +22,7 @@ def version():
 
 
 def link_args():
-    """clang calls an OpenMP runtime by names that the one in PyTorch's wheel does not have, so it must bring its own."""
+    """clang calls OpenMP by names that the runtime in PyTorch's wheel does not have, so it must bring its own."""
     compiler = os.environ.get("CXX", "c++")
     text = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=False).stdout
     return ["-fopenmp"] if "clang" in text else []
