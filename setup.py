@@ -1,8 +1,10 @@
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
+import torch
 from setuptools import find_packages, setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
@@ -28,6 +30,21 @@ def link_args():
     return ["-fopenmp"] if "clang" in text else []
 
 
+# -fopenmp: without it at::parallel_for is serial. -g0: Python's own flags ask for debug symbols.
+COMPILE_FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+# Further flags of compiler and linker, such as "--coverage -O0" or "-fsanitize=address,undefined -O1".
+INSTRUMENTS = shlex.split(os.environ.get("TORCH_MAXPOOL_CXXFLAGS", ""))
+
+
+class Build(BuildExtension):
+    """Also records which PyTorch the extension is for; torch_maxpool/_library.py reads it."""
+
+    def run(self):
+        super().run()
+        folder = Path(self.get_ext_fullpath("torch_maxpool._C")).parent
+        (folder / "_built_for.py").write_text(f'TORCH_VERSION = "{torch.__version__}"\n', encoding="utf-8")
+
+
 setup(
     name="torch-maxpool",
     version=version(),
@@ -43,12 +60,15 @@ setup(
             "torch_maxpool._C",
             sources(),
             define_macros=[("AT_PER_OPERATOR_HEADERS", None)],
-            # -fopenmp: without it at::parallel_for is serial. -g0: Python's own flags ask for debug symbols.
-            extra_compile_args=["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"],
-            extra_link_args=link_args(),
+            extra_compile_args=[*COMPILE_FLAGS, *INSTRUMENTS],
+            extra_link_args=[*link_args(), *INSTRUMENTS],
         )
     ],
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={"build_ext": Build},
     install_requires=["torch", "numpy"],
-    extras_require={"digits": ["scikit-learn", "tqdm"], "test": ["pytest", "hypothesis", "expecttest"]},
+    extras_require={
+        "digits": ["scikit-learn", "tqdm"],
+        "networks": ["monai"],  # and pip install --no-deps pytorchcv
+        "test": ["pytest", "hypothesis", "expecttest", "onnx", "onnxscript", "onnxruntime"],
+    },
 )

@@ -97,14 +97,17 @@ class KeptPooling {
   std::vector<c10::SymInt> size_;
 };
 
+// is_traceable (all three): what backward uses comes from its arguments and from what ctx saved, as compiled autograd
+// wants it. For the same reason offsets are not marked as non-differentiable: integers are not in any case.
 struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
+  static constexpr bool is_traceable = true;
+
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const PoolingArgs& args) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [output, offsets] = torch_maxpool::forward(input, args);
     const auto pooling = check_arguments("maxpool_forward", args);
     KeptPooling::save(ctx, pooling, spatial_size(input, pooling.rank));
     ctx->save_for_backward({offsets});
-    ctx->mark_non_differentiable({offsets});
     ctx->set_materialize_grads(false);
     return {output, offsets};
   }
@@ -120,6 +123,8 @@ struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
 };
 
 struct BackwardFunction : torch::autograd::Function<BackwardFunction> {
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(
       AutogradContext* ctx,
       const Tensor& grad_output,
@@ -145,6 +150,8 @@ struct BackwardFunction : torch::autograd::Function<BackwardFunction> {
 };
 
 struct GatherFunction : torch::autograd::Function<GatherFunction> {
+  static constexpr bool is_traceable = true;
+
   static Tensor forward(AutogradContext* ctx, const Tensor& input, const Tensor& offsets, const PoolingArgs& args) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto output = gather(input, offsets, args);
@@ -170,6 +177,9 @@ enum class Derivative : uint8_t { kNone, kFunction, kComposed };
 
 // Which kind of derivative recording a call on `tensor` needs.
 Derivative wanted(const Tensor& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !tensor.defined() || !tensor.is_nested(),
+      "torch_maxpool: max pooling takes no nested tensors, unbind them first");
   if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
       tensor._fw_grad(0).defined()) {
     return Derivative::kComposed;

@@ -32,7 +32,8 @@ OperatorArgs operator_args(int64_t rank, const FunctionalArgs& args) {
       args.kernel_size);
   result.kernel_size.assign(args.kernel_size.begin(), args.kernel_size.end());
   result.kernel_size.resize(rank, args.kernel_size[0]);
-  result.stride = args.stride.value_or(at::IntArrayRef());
+  // Never left empty: AOTInductor's packages (PyTorch 2.13) lose empty lists on their way to an operator.
+  result.stride = args.stride && !args.stride->empty() ? *args.stride : args.kernel_size;
   result.padding = args.padding;
   result.auto_pad = "explicit";
   if (!args.padding_word.empty()) {
@@ -124,10 +125,17 @@ void define(torch::Library& library) {
   library.def(torch::schema((name + ".word" + before + word + values).c_str()), tags);
   library.def(torch::schema((name + "_with_indices" + before + ints + indexed).c_str()), tags);
   library.def(torch::schema((name + "_with_indices.word" + before + word + indexed).c_str()), tags);
-  library.impl(name.c_str(), TORCH_FN(max_pool_ints<kRank>));
-  library.impl((name + ".word").c_str(), TORCH_FN(max_pool_word<kRank>));
-  library.impl((name + "_with_indices").c_str(), TORCH_FN(max_pool_with_indices_ints<kRank>));
-  library.impl((name + "_with_indices.word").c_str(), TORCH_FN(max_pool_with_indices_word<kRank>));
+  // Composites, under vmap too: its two implementations would rather loop than take a composite apart unasked.
+  for (const auto key :
+       {c10::DispatchKey::CompositeImplicitAutograd,
+        c10::DispatchKey::FuncTorchBatchedDecomposition,
+        c10::DispatchKey::Batched}) {
+    library.impl(name.c_str(), torch::dispatch(key, TORCH_FN(max_pool_ints<kRank>)));
+    library.impl((name + ".word").c_str(), torch::dispatch(key, TORCH_FN(max_pool_word<kRank>)));
+    library.impl((name + "_with_indices").c_str(), torch::dispatch(key, TORCH_FN(max_pool_with_indices_ints<kRank>)));
+    library.impl(
+        (name + "_with_indices.word").c_str(), torch::dispatch(key, TORCH_FN(max_pool_with_indices_word<kRank>)));
+  }
 }
 
 } // namespace

@@ -21,6 +21,11 @@ struct FunctionalArgs {
   bool exact = false;
 };
 
+// Entry i of a list with one entry for every dimension, or one for each.
+inline int64_t entry(at::IntArrayRef list, int64_t i) {
+  return list[list.size() == 1 ? 0 : i];
+}
+
 // Each window's maximum over the last `rank` dimensions of input.
 at::Tensor max_pool(const at::Tensor& input, int64_t rank, const FunctionalArgs& args);
 

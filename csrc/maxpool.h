@@ -9,6 +9,8 @@
 // options hold one padding per dimension; for padding that differs before and after, "same" padding and the saved
 // offsets see the operators, operators.h.
 //
+// accelerate() makes torch's own functions and modules, and models already saved, run on these operators: accelerate.h.
+//
 // Shapes, for D spatial dimensions:
 //   input    [N, C, spatial...] or [C, spatial...]; N may be 0
 //   output   the same batch and channels, and per spatial dimension
@@ -28,6 +30,7 @@
 //   c10::Error                rank or sizes of input; an output that would be empty
 #pragma once
 
+#include "accelerate.h"
 #include "operators.h"
 
 #include <torch/nn/cloneable.h>

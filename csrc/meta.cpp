@@ -1,5 +1,5 @@
-// Shapes, dtypes and strides without data: key Meta. Sizes may be symbolic. The same functions stand for the kinds of
-// tensors that have no kernels, whose layout or dtype they refuse.
+// Shapes, dtypes and strides without data: key Meta. Sizes may be symbolic. The same functions check
+// the arguments of tensors that have no kernels.
 #include "pooling.h"
 
 #include <ATen/core/Tensor.h>
@@ -123,30 +123,45 @@ at::Tensor maxpool_indices_meta(
   return empty_like_pooled(offsets, offsets.sym_sizes(), c10::ScalarType::Long, pooled_memory_format(pooling, offsets));
 }
 
-void register_meta(torch::Library& library) {
-  library.impl("maxpool_forward", TORCH_FN(maxpool_forward_meta));
-  library.impl("maxpool_values", TORCH_FN(maxpool_values_meta));
-  library.impl("maxpool_backward", TORCH_FN(maxpool_backward_meta));
-  library.impl("maxpool_gather", TORCH_FN(maxpool_gather_meta));
-  library.impl("maxpool_indices", TORCH_FN(maxpool_indices_meta));
+constexpr char kForward[] = "maxpool_forward";
+constexpr char kValues[] = "maxpool_values";
+constexpr char kBackward[] = "maxpool_backward";
+constexpr char kGather[] = "maxpool_gather";
+constexpr char kIndices[] = "maxpool_indices";
+
+// Stands in where a device or layout has no kernel, and for None: the meta function's errors first, then this one.
+template <const auto& kName, auto kMeta>
+struct NoKernel;
+template <const auto& kName, class Result, class... Args, Result (*kMeta)(const at::Tensor&, Args...)>
+struct NoKernel<kName, kMeta> {
+  static Result call(const at::Tensor& tensor, Args... args) {
+    kMeta(tensor, args...);
+    // not covered: PyTorch for CPUs has no other device whose tensors hold data
+    TORCH_CHECK_NOT_IMPLEMENTED(false, kName, ": no kernel for ", tensor.device()); // not covered: see above
+  }
+};
+
+template <const auto& kName, auto kMeta>
+void register_no_kernel(torch::Library& library) {
+  library.impl(kName, &NoKernel<kName, kMeta>::call);
 }
 
 } // namespace
 
 TORCH_LIBRARY_IMPL(torch_maxpool, Meta, library) {
-  register_meta(library);
+  library.impl(kForward, TORCH_FN(maxpool_forward_meta));
+  library.impl(kValues, TORCH_FN(maxpool_values_meta));
+  library.impl(kBackward, TORCH_FN(maxpool_backward_meta));
+  library.impl(kGather, TORCH_FN(maxpool_gather_meta));
+  library.impl(kIndices, TORCH_FN(maxpool_indices_meta));
 }
-TORCH_LIBRARY_IMPL(torch_maxpool, SparseCPU, library) {
-  register_meta(library);
-}
-TORCH_LIBRARY_IMPL(torch_maxpool, SparseCsrCPU, library) {
-  register_meta(library);
-}
-TORCH_LIBRARY_IMPL(torch_maxpool, MkldnnCPU, library) {
-  register_meta(library);
-}
-TORCH_LIBRARY_IMPL(torch_maxpool, QuantizedCPU, library) {
-  register_meta(library);
+// Every key without a kernel of its own: sparse, quantized and mkldnn tensors, other devices, undefined tensors.
+TORCH_LIBRARY_IMPL(torch_maxpool, CompositeExplicitAutograd, library) {
+  register_no_kernel<kForward, maxpool_forward_meta>(library);
+  register_no_kernel<kValues, maxpool_values_meta>(library);
+  register_no_kernel<kBackward, maxpool_backward_meta>(library);
+  register_no_kernel<kGather, maxpool_gather_meta>(library);
+  register_no_kernel<kIndices, maxpool_indices_meta>(library);
 }
 
 } // namespace torch_maxpool

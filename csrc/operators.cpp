@@ -4,6 +4,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include <vector>
+
 namespace torch_maxpool {
 namespace {
 
@@ -12,29 +14,36 @@ const c10::TypedOperatorHandle<Signature> find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Signature>();
 }
 
+// flexible_layout: torch.compile need not copy a tensor to the strides that it had when traced. Without it Inductor, whose
+// convolutions are channels_last, would copy every pooling's input and results, in forward and backward.
+const std::vector<at::Tag>& tags() {
+  static const std::vector<at::Tag> the_tags{at::Tag::pt2_compliant_tag, at::Tag::flexible_layout};
+  return the_tags;
+}
+
 } // namespace
 
 TORCH_LIBRARY(torch_maxpool, library) {
   library.def(
       "maxpool_forward(Tensor input, int[] kernel_size, int[] stride=[], int[] padding=[0], int[] dilation=[1], "
       "bool ceil_mode=False, *, bool exact=False, str auto_pad=\"explicit\") -> (Tensor output, Tensor offsets)",
-      {at::Tag::pt2_compliant_tag});
+      tags());
   library.def(
       "maxpool_values(Tensor input, int[] kernel_size, int[] stride=[], int[] padding=[0], int[] dilation=[1], "
       "bool ceil_mode=False, *, bool exact=False, str auto_pad=\"explicit\") -> Tensor",
-      {at::Tag::pt2_compliant_tag});
+      tags());
   library.def(
       "maxpool_backward(Tensor grad_output, Tensor offsets, SymInt[] input_spatial_size, int[] kernel_size, "
       "int[] stride, int[] padding, int[] dilation, bool ceil_mode, *, str auto_pad=\"explicit\") -> Tensor grad_input",
-      {at::Tag::pt2_compliant_tag});
+      tags());
   library.def(
       "maxpool_gather(Tensor input, Tensor offsets, int[] kernel_size, int[] stride, int[] padding, int[] dilation, "
       "bool ceil_mode, *, str auto_pad=\"explicit\") -> Tensor",
-      {at::Tag::pt2_compliant_tag});
+      tags());
   library.def(
       "maxpool_indices(Tensor offsets, SymInt[] input_spatial_size, int[] kernel_size, int[] stride, int[] padding, "
       "int[] dilation, bool ceil_mode, *, str auto_pad=\"explicit\") -> Tensor",
-      {at::Tag::pt2_compliant_tag});
+      tags());
 }
 
 std::tuple<at::Tensor, at::Tensor> maxpool_forward(

@@ -9,6 +9,8 @@
 namespace torch_maxpool {
 namespace {
 
+constexpr int64_t kMaxStride = int64_t{1} << 62;
+
 // Checked arithmetic: raises on overflow; sizes that are truly symbolic are left to their backend.
 int64_t add(const Pooling& pooling, int64_t a, int64_t b) {
   int64_t result = 0;
@@ -90,9 +92,11 @@ void read_positive(
       op,
       ": ",
       name,
-      " must have 1 or ",
-      rank,
-      " entries, one per dimension of kernel_size, got ",
+      " must have ",
+      rank == 1       ? "1 entry"
+          : rank == 2 ? "1 or 2 entries"
+                      : "1 or 3 entries",
+      ", one per dimension of kernel_size, got ",
       list);
   for (int64_t i = 0; i < rank; ++i) {
     into[i] = list[length == 1 ? 0 : i];
@@ -169,6 +173,11 @@ Pooling check_arguments(const char* op, const PoolingArgs& args) {
   pooling.rank = rank;
   read_positive(op, "kernel_size", args.kernel_size, rank, pooling.kernel_size);
   read_positive(op, "stride", args.stride.empty() ? args.kernel_size : args.stride, rank, pooling.stride);
+  for (int64_t i = 0; i < rank; ++i) {
+    // Leaves kernels room to round up to it.
+    TORCH_CHECK_VALUE(
+        pooling.stride[i] <= kMaxStride, op, ": stride must be at most ", kMaxStride, ", got ", args.stride);
+  }
   read_positive(op, "dilation", args.dilation, rank, pooling.dilation);
   pooling.ceil_mode = args.ceil_mode;
   pooling.exact = args.exact;
@@ -178,10 +187,10 @@ Pooling check_arguments(const char* op, const PoolingArgs& args) {
   TORCH_CHECK_VALUE(
       pads == 1 || pads == rank || pads == 2 * rank,
       op,
-      ": padding must have 1, ",
-      rank,
-      " or ",
-      2 * rank,
+      ": padding must have ",
+      rank == 1       ? "1 or 2"
+          : rank == 2 ? "1, 2 or 4"
+                      : "1, 3 or 6",
       " entries (begins, then ends), got ",
       args.padding);
   for (int64_t i = 0; i < rank; ++i) {
@@ -316,19 +325,23 @@ Geometry<Int> pooled_geometry(const Pooling& pooling, c10::ArrayRef<Int> input_s
     const Int stride = pooling.stride[i];
     Int before = pooling.pad_before[i];
     Int after = pooling.pad_after[i];
+    Int output = 0;
     if (pooling.auto_pad != AutoPad::kExplicit) {
-      const Int windows = (size - Int(1)) / stride + Int(1);
-      const Int covered = add(pooling, mul(pooling, windows - Int(1), stride), kernel_reach);
+      output = (size - Int(1)) / stride + Int(1);
+      const Int covered = add(pooling, mul(pooling, output - Int(1), stride), kernel_reach);
       const Int total = larger(covered - size, Int(0));
       const Int less = total / Int(2);
       before = pooling.auto_pad == AutoPad::kSame ? less : total - less;
       after = total - before;
     }
     // span: where the last window may start, counted from the first window's start.
-    const Int span = add(pooling, add(pooling, size, before), after) - kernel_reach;
+    const Int padded = add(pooling, add(pooling, size, before), after);
+    add(pooling, padded, stride); // kernels round parts of it up to the stride
+    const Int span = padded - kernel_reach;
     const Int rounded = pooling.ceil_mode ? add(pooling, span, stride - Int(1)) : span;
+    // "same" always fits, and says so without a condition on symbolic sizes.
     TORCH_CHECK(
-        holds(at_least(rounded, Int(0))),
+        pooling.auto_pad != AutoPad::kExplicit || holds(at_least(rounded, Int(0))),
         pooling.op,
         ": output size is too small in spatial dimension ",
         i,
@@ -363,10 +376,12 @@ Geometry<Int> pooled_geometry(const Pooling& pooling, c10::ArrayRef<Int> input_s
           " in spatial dimension ",
           i);
     }
-    Int output = rounded / stride + Int(1);
-    if (pooling.ceil_mode) {
-      // A window that starts at or beyond the end of input and leading padding is dropped.
-      output = smaller(output, (size + before - Int(1)) / stride + Int(1));
+    if (pooling.auto_pad == AutoPad::kExplicit) {
+      output = rounded / stride + Int(1);
+      if (pooling.ceil_mode) {
+        // A window that starts at or beyond the end of input and leading padding is dropped.
+        output = smaller(output, (size + before - Int(1)) / stride + Int(1));
+      }
     }
     geometry.output[i] = output;
     geometry.pad_before[i] = before;
@@ -374,11 +389,22 @@ Geometry<Int> pooled_geometry(const Pooling& pooling, c10::ArrayRef<Int> input_s
   return geometry;
 }
 
+// Distances in memory from a window's first tap to its last must fit, wherever in the input's strides they are taken.
+template <class Int>
+void check_reach(const Pooling& pooling, c10::ArrayRef<Int> sizes, const std::array<Int, kMaxRank>& spatial_size) {
+  const auto first = static_cast<int64_t>(sizes.size()) - pooling.rank;
+  Int reach = mul(pooling, Int(8), sizes[first - 1]);
+  for (int64_t i = 0; i < pooling.rank; ++i) {
+    reach = mul(pooling, reach, larger(Int(pooling.effective[i]), larger(sizes[first + i], spatial_size[i])));
+  }
+}
+
 template <class Int>
 c10::SmallVector<Int, 5> with_spatial_size(
     const Pooling& pooling,
     c10::ArrayRef<Int> sizes,
     const std::array<Int, kMaxRank>& spatial_size) {
+  check_reach(pooling, sizes, spatial_size);
   c10::SmallVector<Int, 5> result(sizes.begin(), sizes.end() - pooling.rank);
   result.append(spatial_size.begin(), spatial_size.begin() + pooling.rank);
   Int count(8); // bytes of the widest element

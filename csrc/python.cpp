@@ -1,5 +1,6 @@
 // The Python module torch_maxpool._C: a short way from torch_maxpool.functional to the operators. Importing it also
 // registers them.
+#include "accelerate.h"
 #include "functional.h"
 
 #include <c10/util/SmallVector.h>
@@ -150,7 +151,9 @@ class Call {
   torch_maxpool::FunctionalArgs args_;
 };
 
-at::Tensor max_pool(
+// One of torch_maxpool's functions, on arguments from Python.
+template <auto kPool>
+auto pool(
     py::handle input,
     int64_t rank,
     py::handle kernel_size,
@@ -160,28 +163,28 @@ at::Tensor max_pool(
     py::handle ceil_mode,
     py::handle exact) {
   const Call call(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact);
-  py::gil_scoped_release release;
-  return torch_maxpool::max_pool(call.input(), rank, call.args());
+  const py::gil_scoped_release release;
+  return kPool(call.input(), rank, call.args());
 }
 
-std::tuple<at::Tensor, at::Tensor> max_pool_with_indices(
-    py::handle input,
-    int64_t rank,
-    py::handle kernel_size,
-    py::handle stride,
-    py::handle padding,
-    py::handle dilation,
-    py::handle ceil_mode,
-    py::handle exact) {
-  const Call call(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact);
-  py::gil_scoped_release release;
-  return torch_maxpool::max_pool_with_indices(call.input(), rank, call.args());
+// Asks torch_maxpool.acceleration about a tensor of a subclass, or under a dispatch mode.
+bool acceleration_accepts(const at::Tensor& tensor) {
+  const py::gil_scoped_acquire acquire;
+  return py::module_::import("torch_maxpool.acceleration").attr("accepts")(tensor).cast<bool>();
 }
 
 } // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled part of torch_maxpool; use torch_maxpool or torch.ops.torch_maxpool instead.";
-  module.def("max_pool", max_pool);
-  module.def("max_pool_with_indices", max_pool_with_indices);
+  module.def("max_pool", pool<torch_maxpool::max_pool>);
+  module.def("max_pool_with_indices", pool<torch_maxpool::max_pool_with_indices>);
+  // torch_maxpool.acceleration adds what Python's own caches need.
+  module.def("hold_acceleration", torch_maxpool::detail::hold);
+  module.def("drop_acceleration", torch_maxpool::detail::drop);
+  module.def("replaced_line", torch_maxpool::detail::replaced_line);
+  module.def("restore", torch_maxpool::restore);
+  module.def("is_accelerated", torch_maxpool::is_accelerated);
+  py::class_<torch_maxpool::AccelerationScope>(module, "AccelerationScope").def(py::init<>());
+  torch_maxpool::detail::set_python_check(acceleration_accepts);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,9 @@ OUR_MODULE = {1: torch_maxpool.MaxPool1d, 2: torch_maxpool.MaxPool2d, 3: torch_m
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # What a clear error may be; asserts of PyTorch's inner parts are RuntimeErrors too, so texts are checked as well.
 CLEAR_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, OverflowError)
+# Marks what takes long and does not depend on the kernels: it runs where all of them may be used, and not again for
+# each lower CPU capability.
+once = pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="the same under every CPU capability")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,13 @@
-"""torch.compile, torch.export, and what both stand on: meta and fake tensors like the CPU's."""
+"""torch.compile, and what it and torch.export stand on: meta and fake tensors like the CPU's."""
+
+import re
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.utils import fresh_cache, run_and_get_code, run_fw_bw_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common import (
@@ -9,6 +15,7 @@ from common import (
     FLOATS,
     OUR_MODULE,
     OUR_POOL,
+    TORCH_POOL,
     assert_same,
     every_case,
 )
@@ -77,41 +84,182 @@ def test_compile_the_operators(case, name):
     check(compiled, eager, case.input(torch.float32))
 
 
-def test_compiled_graph_keeps_offsets_only():
-    kept = []
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_no_recompile_per_batch_size(rank, training, marked):
+    """By default the second size shows the compiler that sizes change; where that is marked, one graph is enough."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda x: OUR_POOL[rank](x, 3, 2, 1), fullgraph=True, backend=counter)
+    for batch in (4, 7, 2, 16, 9):
+        tensor = torch.randn(batch, 3, *range(7, 7 + rank), requires_grad=training)
+        if marked:
+            torch._dynamo.mark_dynamic(tensor, 0)
+        output = compiled(tensor)
+        assert_same(output, OUR_POOL[rank](tensor, 3, 2, 1))
+        if training:
+            output.sum().backward()
+    assert counter.frame_count == (1 if marked else 2)
 
-    def backend(graph, inputs):
-        return graph
+
+@pytest.mark.parametrize("return_indices", [False, True])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_windows_that_vary(rank, return_indices, dynamic):
+    """A window that is an argument becomes symbolic when it changes; it is specialized on, as for F.max_pool*d."""
+
+    def eager(x, kernel, stride, padding, dilation):
+        return OUR_POOL[rank](x, kernel, stride, padding, dilation, return_indices=return_indices)
+
+    compiled = torch.compile(eager, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for window in ((2, 2, 0, 1), (3, 1, 1, 2), (4, 3, 2, 1), (2, None, 1, 3)):
+        check(lambda x: compiled(x, *window), lambda x: eager(x, *window), torch.randn(2, 3, *[9] * rank))  # noqa: B023
+    compiled = torch.compile(
+        lambda x, k: outputs(eager(x, [k] * rank, [k - 1], [(0, k - 2)] * rank, [1] * rank))[0],
+        fullgraph=True,
+        backend="aot_eager",
+        dynamic=dynamic,
+    )
+    for k in (2, 3, 4):
+        tensor = torch.randn(2, 3, *[9] * rank)
+        assert_same(compiled(tensor, k), OUR_POOL[rank](tensor, k, k - 1, [(0, k - 2)] * rank))
+
+
+@pytest.mark.parametrize("return_indices", [False, True])
+def test_no_graph_breaks(rank, return_indices):
+    def step(x):
+        result = OUR_POOL[rank](x.relu(), 3, 2, "same", return_indices=return_indices)
+        values = OUR_MODULE[rank](2)(outputs(result)[0])
+        return torch.ops.torch_maxpool.maxpool_forward(values, [2] * rank)
+
+    found = torch._dynamo.explain(step)(torch.randn(2, 3, *[16] * rank, requires_grad=True))
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "aot_eager_decomp_partition", "inductor"])
+def test_compiled_graph_keeps_offsets_only(rank, backend):
+    kept = []
 
     def pack(tensor):
         kept.append((tensor.dtype, tuple(tensor.shape)))
         return tensor
 
-    tensor = torch.randn(2, 3, 8, 8, requires_grad=True)
-    compiled = torch.compile(lambda x: OUR_POOL[2](x, 2), fullgraph=True, backend="aot_eager")
+    tensor = torch.randn(2, 3, *[8] * rank, requires_grad=True)
+    compiled = torch.compile(lambda x: OUR_POOL[rank](x, 2), fullgraph=True, backend=backend)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         compiled(tensor).sum().backward()
-    assert set(kept) == {(torch.uint8, (2, 3, 4, 4))}
+    assert kept == [(torch.uint8, (2, 3, *[4] * rank))]
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("return_indices", [False, True])
-def test_export_with_dynamic_sizes(rank, padding, return_indices):
-    module = OUR_MODULE[rank](3, 2, padding_of(padding, rank), return_indices=return_indices)
-    sizes = [torch.export.Dim.DYNAMIC] * (rank + 2)
-    exported = torch.export.export(module, (torch.randn(2, 3, *[9] * rank),), dynamic_shapes=(sizes,))
-    assert "torch_maxpool" in str(exported.graph)
-    for shape in ((4, 5, *range(7, 7 + rank)), (2, 2, *[20] * rank)):
-        tensor = torch.randn(shape)
-        for mine, plain in zip(outputs(exported.module()(tensor)), outputs(module(tensor)), strict=True):
-            assert_same(mine, plain)
+@pytest.mark.parametrize("window", [(3, 2, 1), (17, 1, 8)], ids=["uint8", "int32"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_joint_graph_passes_only_offsets(window, dynamic):
+    """What forward's graph hands to backward's, beside its results: offsets, and sizes where they are not known."""
+    handed = {}
+
+    def forward_compiler(graph, inputs):
+        (results,) = graph.graph.find_nodes(op="output")[0].args
+        handed["forward"] = [result.meta["val"] for result in results if result is not None]
+        handed["names"] = [str(node.target) for node in graph.graph.nodes]
+        return make_boxed_func(graph.forward)
+
+    def backward_compiler(graph, inputs):
+        handed["backward"] = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
+        handed["names"] += [str(node.target) for node in graph.graph.nodes]
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=forward_compiler,
+        bw_compiler=backward_compiler,
+        partition_fn=min_cut_rematerialization_partition,
+    )
+    tensor = torch.randn(2, 3, 18, 19, requires_grad=True)
+    compiled = torch.compile(lambda x: OUR_POOL[2](x, *window), backend=backend, fullgraph=True, dynamic=dynamic)
+    output = compiled(tensor)
+    output.sum().backward()
+    assert torch.equal(tensor.grad, torch.autograd.grad(OUR_POOL[2](tensor, *window).sum(), tensor)[0])
+    wanted = torch.uint8 if window[0] == 3 else torch.int32
+    for values in (handed["forward"], handed["backward"]):
+        tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        assert sorted((str(value.dtype), value.numel()) for value in tensors) == sorted(
+            [("torch.float32", output.numel()), (str(wanted), output.numel())]
+        )
+        assert dynamic or len(tensors) == len(values)
+    ours = [name for name in handed["names"] if "maxpool" in name]
+    assert ours == ["torch_maxpool.maxpool_forward.default", "torch_maxpool.maxpool_backward.default"]
 
 
-def test_export_keeps_exact():
-    module = OUR_MODULE[2](2, exact=True)
-    exported = torch.export.export(module, (torch.randn(2, 3, 8, 8),))
-    assert_same(exported.module()(torch.ones(2, 3, 8, 8)), torch.ones(2, 3, 4, 4))
-    assert "exact: True" in str(exported.graph)
+def test_inference_computes_no_offsets(rank):
+    names = []
+
+    def compiler(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(lambda x: OUR_POOL[rank](x, 2), fullgraph=True, backend=aot_autograd(fw_compiler=compiler))
+    compiled(torch.randn(2, 3, *[8] * rank))
+    assert names == ["torch_maxpool.maxpool_values.default"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_training_and_inference_with_inductor(dynamic):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        OUR_MODULE[2](3, 2, 1),
+        torch.nn.Flatten(2),
+        OUR_MODULE[1](2),
+        torch.nn.Unflatten(2, (2, 2, -1)),
+        OUR_MODULE[3](1),
+    )
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    for batch in (2, 3) if dynamic else (2,):
+        tensor = torch.randn(batch, 3, 8, 16)
+        check(compiled, model, tensor)
+        with torch.inference_mode():
+            assert_same(compiled(tensor), model(tensor))
+        with torch.no_grad():
+            assert_same(compiled(tensor), model(tensor))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="Inductor's convolutions keep the traced layout")
+@pytest.mark.parametrize("training", [False, True])
+def test_inductor_copies_nothing_between_layouts(training):
+    """Its convolutions are channels_last whatever the model is traced with; so are poolings between them, both ways."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3), OUR_MODULE[2](3, 2, 1), torch.nn.Conv2d(8, 4, 3)]
+    model = torch.nn.Sequential(*layers).requires_grad_(training)
+    compiled = torch.compile(model, fullgraph=True)
+    tensor = torch.randn(2, 3, 15, 15, requires_grad=training)
+    with fresh_cache():  # whose keys know nothing of an operator's tags
+        if training:
+            output, codes = run_fw_bw_and_get_code(lambda: compiled(tensor))
+        else:
+            output, codes = run_and_get_code(compiled, tensor)
+    torch.testing.assert_close(output, model(tensor))
+    strides = re.findall(r"assert_size_stride\(\w+, \(.*?\), \((.*?)\), 'torch.ops.torch_maxpool", "".join(codes))
+    channel = [int(text.split(", ")[1]) for text in strides]
+    # Of forward's output and offsets and backward's result, or of the values alone.
+    assert channel == [1] * (3 if training else 1)
+    copied = re.findall(r"^cpp_fused\w*maxpool", "".join(codes), re.MULTILINE)
+    assert not copied
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_autograd(rank, dynamic):
+    """The whole backward pass as one graph, with our operator in it."""
+    names = []
+
+    def compiler(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=compiler)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend=backend, fullgraph=True, dynamic=dynamic)):
+        for batch in (2, 3, 5):
+            tensor = torch.randn(batch, 3, *range(7, 7 + rank))
+            ours, theirs = tensor.clone().requires_grad_(), tensor.clone().requires_grad_()
+            OUR_POOL[rank](ours, 3, 2, 1).pow(2).sum().backward()
+            TORCH_POOL[rank](theirs, 3, 2, 1).pow(2).sum().backward()
+            assert_same(ours.grad, theirs.grad)
+    assert "torch_maxpool.maxpool_backward.default" in names
 
 
 def alike(mine, plain):

@@ -20,9 +20,6 @@ from common import (
     to_numpy,
 )
 
-# check_batched_grad maps over the operators, which PyTorch does in a slow loop, and says so.
-slow_vmap = pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
-
 
 def torch_arguments(case):
     return [entries[0] if len(entries) == 1 else entries for entries in case.window[:-1]] + [case.ceil_mode]
@@ -174,7 +171,6 @@ def test_backward_is_linear_with_gather_as_its_transpose(case):
     torch.testing.assert_close(left, right)
 
 
-@slow_vmap
 @every_case()
 def test_gradcheck(case):
     # Empty windows give -inf, on which finite differences say nothing.
@@ -189,7 +185,6 @@ def test_gradcheck(case):
         assert torch.autograd.gradcheck(pool, (tensor,), check_forward_ad=True, check_batched_grad=True)
 
 
-@slow_vmap
 @every_case()
 def test_gradgradcheck(case):
     def pool(tensor):
@@ -201,7 +196,6 @@ def test_gradgradcheck(case):
     assert torch.autograd.gradgradcheck(pool, (tensor,), fast_mode=not small, check_batched_grad=small)
 
 
-@slow_vmap
 @every_case([case for case in CASES if np.prod(case.shape) <= 200])
 def test_gradcheck_of_backward_and_gather(case):
     tensor = case.input()
@@ -212,7 +206,6 @@ def test_gradcheck_of_backward_and_gather(case):
     assert torch.autograd.gradcheck(lambda x: case.gather(x, offsets), (tensor.requires_grad_(),), **options)
 
 
-@slow_vmap
 @every_case([case for case in CASES if np.prod(case.shape) <= 200])
 def test_function_transforms(case):
     """torch.func's transforms agree with autograd."""

@@ -9,9 +9,10 @@ The operators are also at ``torch.ops.torch_maxpool``: ``maxpool_forward``, ``ma
 ``maxpool_gather``, ``maxpool_indices``.
 """
 
-import torch  # noqa: F401  loads the libraries that the compiled part is linked to
-
-from torch_maxpool import _C  # noqa: F401  registers the operators
+from torch_maxpool import _library  # noqa: F401  registers the operators, or says why it cannot
+from torch_maxpool import onnx as _onnx  # noqa: F401  registers what torch.onnx.export makes of them
+from torch_maxpool import transforms as _transforms  # noqa: F401  registers their batching rules
+from torch_maxpool.acceleration import accelerate, convert, is_accelerated, restore
 from torch_maxpool.functional import max_pool1d, max_pool2d, max_pool3d
 from torch_maxpool.modules import MaxPool1d, MaxPool2d, MaxPool3d
 from torch_maxpool.tutorial import Maxpool
@@ -24,7 +25,11 @@ __all__ = [
     "MaxPool3d",
     "Maxpool",
     "__version__",
+    "accelerate",
+    "convert",
+    "is_accelerated",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
+    "restore",
 ]

@@ -48,6 +48,11 @@ def flat_padding(padding: Any) -> Any:
     return padding
 
 
+def _listed(value: Any) -> Any:
+    """An int as a list of one. Dynamo may hold an int as a SymInt, which the operators' schemas take in lists only."""
+    return [value] if isinstance(value, int) else value
+
+
 def _pool(public, rank, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact):
     if has_torch_function_unary(input):
         return handle_torch_function(
@@ -64,7 +69,10 @@ def _pool(public, rank, input, kernel_size, stride, padding, dilation, ceil_mode
         )
     if torch.compiler.is_compiling():
         operator = (_WITH_INDICES if return_indices else _VALUES)[rank]
-        return operator(input, kernel_size, stride, flat_padding(padding), dilation, ceil_mode, exact=exact)
+        padding = _listed(flat_padding(padding))
+        return operator(
+            input, _listed(kernel_size), _listed(stride), padding, _listed(dilation), ceil_mode, exact=exact
+        )
     if return_indices:
         return _C.max_pool_with_indices(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact)
     return _C.max_pool(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact)

@@ -51,6 +51,7 @@ struct ForwardParams {
   void* offsets; // null: values only
   Strides output_strides; // of output and of offsets
   bool wide_offsets; // int32 rather than uint8
+  int64_t stream_bytes; // outputs this large pass by the cache
 };
 
 struct BackwardParams {
@@ -58,8 +59,10 @@ struct BackwardParams {
   const void* grad_output;
   const void* offsets;
   Strides output_strides; // of grad_output and of offsets
-  void* grad_input; // dense
+  void* grad_input;
   Strides input_strides;
+  bool is_channels_last; // all of them; else all are contiguous
+  int64_t stream_bytes; // grad_input this large passes by the cache
   bool wide_offsets;
 };
 
@@ -77,38 +80,77 @@ struct PlacesParams {
 
 // Kernels work on a range of units; units are independent of each other, so any split gives the same result.
 
+// One plane of the output and the slice of the input (more than one: see plan_strips) that it is pooled from: where their
+// rows begin, and the distance between rows in elements.
+struct PlaneView {
+  const void* input; // of tap 0 along the depth
+  int64_t input_pitch;
+  int64_t slice_pitch;
+  int64_t first_slice, last_slice; // taps [first, last) along the depth
+  void* output;
+  uint8_t* offsets; // null: values only
+  int64_t output_pitch;
+  void* ring; // scratch for rows that windows share, or null
+  bool touch; // the input comes from beyond the nearest caches: see `touch` in vectors.inl
+};
+
 struct ForwardPlan;
+// Rows [begin, end) of one plane of the output; false where its result must be computed again, exactly.
+using PoolPlane = bool (*)(const ForwardParams&, const PlaneView&, bool stream, int64_t begin, int64_t end);
 // `scratch`: ForwardPlan::scratch_bytes, aligned to 64 bytes, one per thread.
 using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* scratch, int64_t begin, int64_t end);
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  const char* family; // "windows", "run", "direct", "rolling", "tile", "channels": for tests and reports
+  const char* family; // "windows", "run", "strips", "slices", "sliding", "tile", "channels": for tests and reports
   ForwardKernel run;
   int64_t units;
   int64_t scratch_bytes;
-  // Families "direct" and "rolling".
-  int64_t kept_mask; // rows of the input that are kept, less one: a power of two, less one
+  // Families "strips" and "slices": a unit is a block of rows of one plane (through all depths: "slices").
   bool stream; // the output passes by the cache
-  bool prefetch; // the next row of windows is asked for ahead
-  // Family "tile": a unit is a block of rows x columns of the output, through all depths of one group of planes.
+  bool touch; // see PlaneView
+  PoolPlane pool;
+  PoolPlane pool_exact; // null: windows one by one
+  // Families "tile" and "sliding": a unit is a block of rows x columns of the output, through all depths of one group of planes.
   int64_t group; // adjacent elements that share a place: channels where they are pooled as part of the row, else 1
   int64_t row_blocks, column_blocks; // units per plane
   int64_t block_rows, block_columns; // in elements of the output (columns: places)
 };
 using PlanForward = ForwardPlan (*)(const ForwardParams&);
 
-// Units: planes (batch x channels). Returns -1, or the place (counted in contiguous order) of an offset that names no
-// element of its window; what was written until then is within bounds and meaningless.
-// `scratch`: one input plane of float, used for float16 and bfloat16 only.
-using BackwardKernel = int64_t (*)(const BackwardParams&, float* scratch, int64_t begin, int64_t end);
+struct BackwardPlan;
+// Returns -1, or the place (counted in contiguous order) of an offset that names no element of its window; what was
+// written until then is within bounds and meaningless. `scratch`: as for ForwardKernel.
+using BackwardKernel =
+    int64_t (*)(const BackwardParams&, const BackwardPlan&, void* scratch, int64_t begin, int64_t end);
+
+// How a backward is to be computed.
+struct BackwardPlan {
+  const char* family; // "disjoint", "sparse", "walk", "gather", "gather_channels", "scatter": for tests and reports
+  BackwardKernel run;
+  int64_t units;
+  int64_t scratch_bytes;
+  bool stream; // grad_input passes by the cache
+  bool touch; // grad_output comes from beyond the nearest caches: see `touch` in vectors.inl
+  // Family "gather": a unit is a block of rows x columns of places (gather.inl) of one plane, through all depths.
+  int64_t row_blocks, column_blocks; // units per plane
+  int64_t block_rows, block_columns;
+  // Families "sparse" and "scatter": a unit is a group of channels, and of "scatter" a slab of the input.
+  int64_t group; // channels in a group
+  int slab_axis; // 0: depth, 1: height, 2: width
+  int64_t slab, slabs; // length, and how many
+  int64_t table_bytes; // of scratch, before the sums
+  bool in_lockstep; // lockstep.inl adds up
+};
+using PlanBackward = BackwardPlan (*)(const BackwardParams&);
+
 // Units: rows of the output (batch x channels x depth x height). Returns as BackwardKernel does.
 using PlacesKernel = int64_t (*)(const PlacesParams&, int64_t begin, int64_t end);
 
 struct KernelTable {
   const char* name; // "default", "avx2", "avx512"
   PlanForward plan_forward[kElementCount];
-  BackwardKernel backward[kFloatingCount];
+  PlanBackward plan_backward[kFloatingCount];
   PlacesKernel places;
 };
 

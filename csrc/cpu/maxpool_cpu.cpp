@@ -1,15 +1,23 @@
 // From tensors to plain parameters, and threads: key CPU.
 #include "../pooling.h"
 #include "kernels.h"
+#include "memory.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/accumulate.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
 
 namespace torch_maxpool::cpu {
 namespace {
@@ -48,7 +56,31 @@ at::Tensor empty_pooled(
     at::IntArrayRef sizes,
     c10::ScalarType dtype,
     c10::MemoryFormat memory_format) {
-  return at::empty(sizes, like.options().dtype(dtype).memory_format(memory_format));
+  constexpr size_t kInHugePages = size_t{16} << 20;
+  const auto bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * c10::elementSize(dtype);
+  if (bytes >= kLargeResult) {
+    return at::detail::empty_generic(
+        sizes, large_results(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, memory_format);
+  }
+  auto result = at::empty(sizes, like.options().dtype(dtype).memory_format(memory_format));
+  if (bytes >= kInHugePages) {
+    advise_huge_pages(result.data_ptr(), bytes);
+  }
+  return result;
+}
+
+// Results this large are stored past the cache: a part of it that others leave to one call. Where a processor has several
+// such caches, the system may report their sum.
+int64_t stream_bytes() {
+  static const int64_t bytes = [] {
+    int64_t cache = 0;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    constexpr int64_t kMega = int64_t{1} << 20;
+    return cache > 0 ? std::clamp(cache / 3, 4 * kMega, 12 * kMega) : 12 * kMega;
+  }();
+  return bytes;
 }
 
 Strides strides_of(const at::Tensor& tensor, int64_t rank) {
@@ -61,6 +93,15 @@ Strides strides_of(const at::Tensor& tensor, int64_t rank) {
   result.c = last(rank);
   result.n = tensor.dim() == rank + 2 ? last(rank + 1) : 0;
   return result;
+}
+
+// Of a dense tensor that is contiguous or channels_last: unlike strides_of, also where a size of 1 lets a tensor have
+// any stride. `spatial`: sizes of depth, height and width.
+Strides dense_strides(const Shape& shape, const std::array<int64_t, 3>& spatial, bool is_channels_last) {
+  const auto [d, h, w] = spatial;
+  const int64_t c = shape.channels;
+  return is_channels_last ? Strides{d * h * w * c, 1, h * w * c, w * c, c}
+                          : Strides{c * d * h * w, d * h * w, h * w, w, 1};
 }
 
 // `sizes`: of any of the pooling's tensors, for batch and channels.
@@ -161,6 +202,7 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   params.offsets = with_offsets ? pooled.offsets.mutable_data_ptr() : nullptr;
   params.output_strides = strides_of(pooled.output, pooling.rank);
   params.wide_offsets = dtype == c10::ScalarType::Int;
+  params.stream_bytes = stream_bytes();
 
   if (pooled.output.numel() == 0) {
     return pooled;
@@ -240,18 +282,19 @@ at::Tensor maxpool_backward_cpu(
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
   params.grad_output = dense_grad.const_data_ptr();
   params.offsets = dense_offsets.const_data_ptr();
-  params.output_strides = strides_of(dense_offsets, pooling.rank);
   params.grad_input = grad_input.mutable_data_ptr();
-  params.input_strides = strides_of(grad_input, pooling.rank);
+  const auto& [d, h, w, batch, channels] = params.shape;
+  params.is_channels_last = format != c10::MemoryFormat::Contiguous && channels > 1;
+  params.output_strides = dense_strides(params.shape, {d.output, h.output, w.output}, params.is_channels_last);
+  params.input_strides = dense_strides(params.shape, {d.input, h.input, w.input}, params.is_channels_last);
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
+  params.stream_bytes = stream_bytes();
 
-  const auto kernel = kernels().backward[element_of(grad_output.scalar_type())];
-  const int64_t planes = params.shape.batch * params.shape.channels;
-  const int64_t plane = params.shape.d.input * params.shape.h.input * params.shape.w.input;
-  const bool narrow = grad_output.element_size() == 2;
-  const int64_t bad = run(planes, grain(plane * grad_output.element_size()), [&](int64_t begin, int64_t end) {
-    const Scratch scratch(narrow ? plane * static_cast<int64_t>(sizeof(float)) : 0);
-    return kernel(params, static_cast<float*>(scratch.get()), begin, end);
+  const auto plan = kernels().plan_backward[element_of(grad_output.scalar_type())](params);
+  const int64_t bytes = (grad_input.numel() + grad_output.numel()) * grad_output.element_size();
+  const int64_t bad = run(plan.units, grain(bytes / plan.units), [&](int64_t begin, int64_t end) {
+    const Scratch scratch(plan.scratch_bytes);
+    return plan.run(params, plan, scratch.get(), begin, end);
   });
   check_found(pooling, bad);
   return grad_input;

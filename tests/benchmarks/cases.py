@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 DTYPES = ("float32", "float64", "bfloat16", "float16", "uint8", "int8", "int16", "int32", "int64", "bool")
@@ -29,6 +30,7 @@ class Case:
     dtype: str
     target: tuple[float, float] | None = None  # time / copy to reach: values only, with offsets
     chart: bool = False
+    backward_target: float | None = None
 
     @property
     def name(self) -> str:
@@ -43,6 +45,20 @@ class Case:
     def arguments(self) -> tuple:
         """kernel_size, stride, padding, dilation, ceil_mode"""
         return self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the padding is wider than PyTorch takes."""
+        return any(2 * padding > kernel for padding, kernel in zip(self.padding, self.kernel, strict=True))
+
+    def output_size(self) -> list[int]:
+        """Spatial sizes of the output."""
+        size, padding = list(self.shape[2:]), self.padding
+        if self.is_wide:  # elements in place of padding
+            size, padding = [n + 2 * p for n, p in zip(size, padding, strict=True)], 0
+        meta = torch.empty((1, 1, *size), device="meta")
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[self.rank - 1]
+        return list(pool(meta, self.kernel, self.stride, padding, self.dilation, self.ceil_mode).shape[2:])
 
     def input(self) -> Tensor:
         """Random numbers of the case's dtype and layout, the same at each call."""
@@ -154,6 +170,30 @@ TARGETS = {
     for dtype in dtypes
 }
 
+# Figures to reach by the backward, for the same cases in float32 but for some.
+_BACKWARD = {
+    "2/2 beyond the cache": 1.3,
+    "2/2 in cache": 1.8,
+    "3/2 beyond the cache": 2,
+    "3/2 in cache": 3,
+    "3/1, planes of 28x28": 7.5,
+    "2/1": 3.3,
+    "5/1, 20x20": 8,
+    "13/1, 20x20": 10,
+    "31/1 and 99/1, 2048x2048": 6,
+    "3-d 3/2": 6,
+    "1-d 4/4": 1.5,
+    "1-d 3/1": 4,
+    "channels_last beyond the cache": 1.6,
+}
+_NO_BACKWARD = ("vgg16 pool4, batch 8", "grey dilation 99")
+BACKWARD_TARGETS = {
+    (name, layout, "float32"): figure
+    for family, figure in _BACKWARD.items()
+    for name, layout, _ in _FAMILIES[family][2]
+    if name not in _NO_BACKWARD
+}
+
 # The chart shows one case for each family, or two.
 _CHART = {
     ("vgg16 pool1, batch 8", "contiguous", "float32"),
@@ -181,7 +221,8 @@ def named_cases() -> Iterator[Case]:
         for layout, dtypes in variants.items():
             for dtype in dtypes:
                 key = (name, layout, dtype)
-                yield Case(name, shape, *window, ceil_mode, layout, dtype, TARGETS.get(key), key in _CHART)
+                targets = {"target": TARGETS.get(key), "backward_target": BACKWARD_TARGETS.get(key)}
+                yield Case(name, shape, *window, ceil_mode, layout, dtype, chart=key in _CHART, **targets)
 
 
 def random_cases(count: int, seed: int) -> Iterator[Case]:

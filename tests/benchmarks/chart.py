@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from report import PEER_COLUMNS, number, ratio
+from report import number
 
-LABELS = {"values": "torch_maxpool", "eager": "PyTorch eager", "compile": "torch.compile", "mkldnn": "PyTorch mkldnn"}
-LABELS |= {"onnxruntime": "ONNX Runtime", "jax": "JAX", "opencv": "OpenCV"}
-COLORS = {"values": "#d62728", "eager": "#4c566a", "compile": "#7b8cae", "mkldnn": "#a9b4c7"}
-COLORS |= {"onnxruntime": "#3c8d93", "jax": "#86bf91", "opencv": "#d9b44a"}
+PEERS = {"eager": "PyTorch eager", "compile": "torch.compile", "mkldnn": "PyTorch mkldnn"}
+PEERS |= {"onnxruntime": "ONNX Runtime", "jax": "JAX", "opencv": "OpenCV"}
+# In the order of a benchmark's labels, of which the first is this package's.
+COLORS = ("#d62728", "#4c566a", "#7b8cae", "#a9b4c7", "#3c8d93", "#86bf91", "#d9b44a")
 BAR, GAP = 0.115, 0.11  # inches
 
 
-def draw(header: dict[str, Any], results: list[dict[str, Any]], paths: list[Path]) -> None:
-    """Writes the chart of the cases chosen for it, or of all where none of those was measured."""
+def draw(header: dict[str, Any], results: list[dict[str, Any]], paths: list[Path], benchmark: Any) -> None:
+    """Writes the chart of the cases chosen for it, or of all where none of those was measured. `benchmark`: of
+    command.py."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -25,8 +26,8 @@ def draw(header: dict[str, Any], results: list[dict[str, Any]], paths: list[Path
     results = [result for result in results if result["chart"]] or results
     bars, ticks, names, y = [], [], [], 0.0
     for result in results:
-        labels = [label for label in ("values", *PEER_COLUMNS) if label in result["seconds"]]
-        bars += [(y + i * BAR, label, ratio(result, label)) for i, label in enumerate(labels)]
+        labels = [label for label in benchmark.chart_labels if label in result["seconds"]]
+        bars += [(y + i * BAR, label, benchmark.ratio(result, label)) for i, label in enumerate(labels)]
         ticks.append(y + (len(labels) - 1) * BAR / 2)
         names.append(result["shape_name"] + "\n" + result["name"].removeprefix(result["shape_name"] + ", "))
         y += max(len(labels), 3) * BAR + GAP
@@ -35,15 +36,15 @@ def draw(header: dict[str, Any], results: list[dict[str, Any]], paths: list[Path
     height = y + 1.3
     figure, axes = pyplot.subplots(figsize=(9, height))
     figure.subplots_adjust(left=0.235, right=0.985, top=1 - 0.93 / height, bottom=0.37 / height)
-    for label in COLORS:
+    for place_of_label, (label, text) in enumerate(benchmark.chart_labels.items()):
         mine = [(place, value) for place, other, value in bars if other == label]
         if not mine:
             continue
         places, values = zip(*mine, strict=True)
         widths = [value - left for value in values]
-        axes.barh(places, widths, BAR * 0.9, left=left, color=COLORS[label], label=LABELS[label])
+        axes.barh(places, widths, BAR * 0.9, left=left, color=COLORS[place_of_label], label=text)
         for place, value in mine:
-            bold = "bold" if label == "values" else "normal"
+            bold = "normal" if place_of_label else "bold"
             axes.text(value * 1.04, place, number(value), va="center_baseline", fontsize=6.5, fontweight=bold)
     axes.set_xscale("log")
     axes.set_xlim(left, right)
@@ -58,9 +59,8 @@ def draw(header: dict[str, Any], results: list[dict[str, Any]], paths: list[Path
     axes.set_axisbelow(True)
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
-    title = "Max pooling forward: time / time to copy as many bytes (dashed line: 1). Shorter is better."
     machine = f"{header['cpu']}, {header['capability']}, {header['threads']} threads, PyTorch {header['torch']}"
-    figure.text(0.01, 1 - 0.17 / height, title, fontsize=9.5, fontweight="bold", va="center")
+    figure.text(0.01, 1 - 0.17 / height, benchmark.chart_title, fontsize=9.5, fontweight="bold", va="center")
     figure.text(0.01, 1 - 0.35 / height, machine, fontsize=8, va="center", color="#444444")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(

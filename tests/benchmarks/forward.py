@@ -8,173 +8,27 @@ that, results are compared with PyTorch's.
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
-import os
-import platform
-import sys
-from pathlib import Path
-from typing import Any
-
-import torch
-from cases import DTYPES, Case, named_cases, random_cases
-from peers import PEERS, version
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Filters may be given several times; a case stays if any of a filter's values fits.",
-    )
-    add = parser.add_argument
-    add("--shape", action="append", metavar="TEXT", help="only cases whose name contains TEXT ('random' for those)")
-    add("--dtype", action="append", metavar="TEXT", help=f"only dtypes that contain TEXT, of {', '.join(DTYPES)}")
-    add(
-        "--layout",
-        action="append",
-        metavar="TEXT",
-        help="only layouts that contain TEXT: contiguous, channels_last, ...",
-    )
-    add("--peer", action="append", metavar="TEXT", help=f"only peers that contain TEXT, of {', '.join(PEERS)}, or none")
-    add("--random", type=int, default=0, metavar="N", help="add N random cases")
-    add("--seed", type=int, default=0, help="seed of the random cases (default 0)")
-    add(
-        "--seconds", type=float, default=4.0, help="time to measure each case for, shared by its contenders (default 4)"
-    )
-    add(
-        "--turn",
-        type=float,
-        default=1.0,
-        metavar="MS",
-        help="a turn: two calls or more and MS; 0: one call (default 1)",
-    )
-    add(
-        "--work",
-        type=float,
-        default=5e9,
-        metavar="N",
-        help="leave out peers that read each window whole where windows hold more than N elements in all (default 5e9)",
-    )
-    add("--json", type=Path, metavar="FILE", help="write raw seconds")
-    add(
-        "--chart",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="draw a chart (name.png, name.svg; name without a suffix: both)",
-    )
-    add("--load", type=Path, metavar="FILE", help="measure nothing: report and draw what --json wrote")
-    add("--list", action="store_true", help="list cases and peers, measure nothing")
-    return parser.parse_args()
-
-
-def fits(text: str, filters: list[str] | None) -> bool:
-    return filters is None or any(part.lower() in text.lower() for part in filters)
-
-
-def chosen(options: argparse.Namespace) -> list[Case]:
-    cases = [*named_cases(), *random_cases(options.random, options.seed)]
-    return [
-        case
-        for case in cases
-        if fits(case.name, options.shape) and fits(case.dtype, options.dtype) and fits(case.layout, options.layout)
-    ]
-
-
-def cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def machine(peers: list[str]) -> dict[str, Any]:
-    return {
-        "cpu": cpu(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "peers": {peer: version(peer) for peer in peers},
-    }
-
-
-def charts(paths: list[Path]) -> list[Path]:
-    files = [
-        path for name in paths for path in ([name] if name.suffix else [name.with_suffix(s) for s in (".png", ".svg")])
-    ]
-    if files and importlib.util.find_spec("matplotlib") is None:
-        sys.exit("--chart needs matplotlib: pip install matplotlib")
-    if wrong := [str(path) for path in files if path.suffix not in (".png", ".svg")]:
-        sys.exit(f"--chart writes .png and .svg, not {', '.join(wrong)}")
-    return files
-
-
-def measure_all(cases: list[Case], options: argparse.Namespace, peers: list[str]) -> list[dict[str, Any]]:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        sys.exit("the benchmark's progress bar needs tqdm: pip install tqdm")
-    import measure
-    from report import row
-
-    settings = measure.Options(peers, options.seconds, options.turn / 1000, options.work)
-    results = []
-    with tqdm(cases, unit="case", dynamic_ncols=True) as bar:
-        for case in bar:
-            result = measure.measure(
-                case, settings, lambda step, case=case: bar.set_postfix_str(f"{case.name}: {step}")
-            )
-            results.append(result)
-            names = [label for label in result["seconds"] if label.split()[0] in peers]
-            name, values, offsets, *others = row(result, results, names)
-            timed = "  ".join(f"{label} {cell}" for label, cell in zip(names, others, strict=True))
-            tqdm.write(f"{name}: values {values}  offsets {offsets}  {timed}")
-            if options.json:  # after each case: a run that is broken off keeps what it has
-                write(options.json, {**machine(peers), "results": results})
-    return results
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def main() -> None:
-    options = arguments()
-    files = charts(options.chart)
-    # OpenMP's own threads, for contenders that bring a pool of their own.
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    peers = [peer for peer in PEERS if fits(peer, options.peer)]
-    if options.load:
-        content = json.loads(options.load.read_text())
-    else:
-        cases = chosen(options)
-        if not cases:
-            sys.exit("no case fits the filters (see --list)")
-        content = machine(peers)
-    from report import heading, summary, table
-
-    print(heading(content), flush=True)
-    if options.list:
-        print("\n".join(case.name for case in cases))
-        return
-    if not options.load:
-        if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
-            print(f"Other processes are busy (load {os.getloadavg()[0]:.1f}): the figures will be off.", flush=True)
-        content["results"] = measure_all(cases, options, peers)
-    print("\nTime / copy. In parentheses: the figure to reach (! where missed); how many times faster than the peer.\n")
-    print(table(content["results"]))
-    print("\n" + summary(content["results"]))
-    if files:
-        from chart import draw
-
-        draw(content, content["results"], files)
-
+from cases import DTYPES
+from chart import PEERS as PEERS_IN_CHART
+from command import Benchmark, run
+from measure import measure
+from peers import PEERS
+from report import line, ratio, summary, table
 
 if __name__ == "__main__":
-    main()
+    run(
+        Benchmark(
+            description=__doc__,
+            peers=tuple(PEERS),
+            dtypes=DTYPES,
+            measure=measure,
+            line=line,
+            table=table,
+            summary=summary,
+            explanation="Time / copy. In parentheses: the figure to reach (! where missed); how many times faster than "
+            "the peer.",
+            chart_title="Max pooling forward: time / time to copy as many bytes (dashed line: 1). Shorter is better.",
+            chart_labels={"values": "torch_maxpool"} | PEERS_IN_CHART,
+            ratio=ratio,
+        )
+    )

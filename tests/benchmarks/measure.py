@@ -34,15 +34,10 @@ def copier(size: int) -> Callable[[], Tensor]:
     return lambda: target.copy_(source)
 
 
-def is_wide(case: Case) -> bool:
-    """Whether the padding is wider than PyTorch takes."""
-    return any(2 * padding > kernel for padding, kernel in zip(case.padding, case.kernel, strict=True))
-
-
 def reference(case: Case, x: Tensor) -> Tensor:
     """PyTorch's maxima, one dimension after the other: the same values in less time."""
     y = x if x.is_floating_point() else x.double()
-    if is_wide(case):
+    if case.is_wide:
         around = [padding for padding in reversed(case.padding) for _ in range(2)]
         kernel, stride, _, dilation, ceil_mode = case.arguments
         return POOLS[case.rank](F.pad(y, around, value=-math.inf), kernel, stride, 0, dilation, ceil_mode).to(x.dtype)
@@ -62,7 +57,7 @@ def check(case: Case, x: Tensor, y: Tensor, offsets: Tensor) -> None:
     if not torch.equal(y, expected) or not torch.equal(OURS[case.rank](x, *case.arguments), expected):
         raise AssertionError(f"{case.name}: values differ from PyTorch's")
     indices = torch.ops.torch_maxpool.maxpool_indices(offsets, list(case.shape[2:]), *case.arguments)
-    if y.numel() * math.prod(case.kernel) <= WINDOW_READS_CHECKED and not is_wide(case):
+    if y.numel() * math.prod(case.kernel) <= WINDOW_READS_CHECKED and not case.is_wide:
         wide = x if x.is_floating_point() else x.double()
         right = torch.equal(indices, POOLS[case.rank](wide, *case.arguments, return_indices=True)[1])
     else:
@@ -91,15 +86,16 @@ def ours(case: Case, x: Tensor) -> tuple[list[Contender], Tensor]:
     return contenders, y
 
 
-def join(peer: str, case: Case, x: Tensor, y: Tensor, options: Options) -> list[Contender]:
-    """The peer's contenders, warm, with a right result. Raises Skip with the reason where that cannot be."""
-    if peer != "opencv" and y.numel() * math.prod(case.kernel) > options.work:
+def join(
+    make: Callable[[], list[Contender]], is_right: Callable[[Tensor], bool], case: Case, options: Options
+) -> list[Contender]:
+    """A peer's contenders, warm, with a right result. Raises Skip with the reason where that cannot be."""
+    if math.prod(case.output_size()) * math.prod(case.shape[:2] + case.kernel) > options.work:
         raise Skip("windows too large for a peer that reads each whole (see --work)")
     try:
-        contenders = PEERS[peer](case, x)
+        contenders = make()
         for contender in contenders:
-            result = contender.tensor(contender.call())
-            if not torch.equal(result, y):
+            if not is_right(contender.tensor(contender.call())):
                 raise Skip(f"{contender.label} computes something else")
         return contenders
     except Skip:
@@ -135,16 +131,19 @@ def time_all(contenders: list[Contender], options: Options) -> dict[str, float]:
     return best
 
 
-def measure(case: Case, options: Options, note: Callable[[str], Any]) -> dict[str, Any]:
+def compete(
+    case: Case,
+    contenders: list[Contender],
+    join_peer: Callable[[str], list[Contender]],
+    options: Options,
+    note: Callable[[str], Any],
+) -> dict[str, Any]:
     """One entry of the benchmark's JSON file: the case, seconds by contender, and reasons by peer left out."""
-    x = case.input()
-    note("check")
-    contenders, y = ours(case, x)
     skipped = {}
     for peer in options.peers:
         note(peer)
         try:
-            contenders += join(peer, case, x, y, options)
+            contenders = contenders + join_peer(peer)
         except Skip as reason:
             skipped[peer] = str(reason)
     note("timing")
@@ -154,3 +153,16 @@ def measure(case: Case, options: Options, note: Callable[[str], Any]) -> dict[st
         "seconds": time_all(contenders, options),
         "skipped": skipped,
     }
+
+
+def measure(case: Case, options: Options, note: Callable[[str], Any]) -> dict[str, Any]:
+    """An entry of the forward's benchmark."""
+    x = case.input()
+    note("check")
+    contenders, y = ours(case, x)
+
+    def join_peer(peer: str) -> list[Contender]:
+        limits = options._replace(work=math.inf) if peer == "opencv" else options
+        return join(lambda: PEERS[peer](case, x), lambda result: torch.equal(result, y), case, limits)
+
+    return compete(case, contenders, join_peer, options, note)

@@ -58,14 +58,31 @@ def row(result: Result, results: list[Result], peers: list[str]) -> list[str]:
     return cells
 
 
-def table(results: list[Result]) -> str:
-    """Markdown: time / copy; in parentheses what to reach, and for a peer how many times ours is faster."""
-    peers = columns(results)
-    rows = [["case", "values", "offsets", *peers], *(row(result, results, peers) for result in results)]
+def line(result: Result, results: list[Result], names: list[str]) -> str:
+    """The row as it is printed while others are measured."""
+    name, values, offsets, *others = row(result, results, names)
+    timed = "  ".join(f"{label} {cell}" for label, cell in zip(names, others, strict=True))
+    return f"{name}: values {values}  offsets {offsets}  {timed}"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table; the first row is the heading."""
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, cells, widths)) + " |" for cells in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def sections(titled: list[tuple[str, list[str]]]) -> str:
+    """Titles with the lines under each, or "none"."""
+    parts = [f"{title} ({len(lines)}):" if lines else f"{title}: none" for title, lines in titled]
+    return "\n\n".join("\n".join([part, *lines]) for part, (_, lines) in zip(parts, titled, strict=True))
+
+
+def table(results: list[Result]) -> str:
+    """Markdown: time / copy; in parentheses what to reach, and for a peer how many times ours is faster."""
+    peers = columns(results)
+    return markdown([["case", "values", "offsets", *peers], *(row(result, results, peers) for result in results)])
 
 
 def missed_targets(results: list[Result]) -> list[str]:
@@ -110,16 +127,15 @@ def skips(results: list[Result]) -> list[str]:
 
 def summary(results: list[Result]) -> str:
     slower, close = lost_races(results)
-    sections = (
-        ("Left out", skips(results)),
-        ("Figures missed", missed_targets(results)),
-        ("Slower than a peer", slower),
-        (f"Less than {MARGIN} times faster than a peer that takes more than {MARGIN} copies", close),
+    close_title = f"Less than {MARGIN} times faster than a peer that takes more than {MARGIN} copies"
+    return sections(
+        [
+            ("Left out", skips(results)),
+            ("Figures missed", missed_targets(results)),
+            ("Slower than a peer", slower),
+            (close_title, close),
+        ]
     )
-    parts = []
-    for title, lines in sections:
-        parts.append(f"{title}: none" if not lines else "\n".join([f"{title} ({len(lines)}):", *lines]))
-    return "\n\n".join(parts)
 
 
 def heading(header: dict[str, Any]) -> str:

@@ -52,6 +52,19 @@ def modules():
     )
 
 
+def plain():
+    """A network on PyTorch's own modules, for accelerate()."""
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
+        nn.Flatten(2),
+        nn.MaxPool1d(2, stride=1),
+        nn.Unflatten(1, (1, 3)),
+        nn.MaxPool2d((2, 1)),
+    )
+
+
 def integers(*shape):
     return torch.randint(-4, 5, shape, dtype=torch.float64)
 
@@ -81,6 +94,7 @@ def main():
         "exact_operator": (ExactOperator(), integers(2, 3, 8)),
         "functions": (Functions(), integers(2, 3, 11, 12)),
         "modules": (modules(), integers(2, 2, 10, 13)),
+        "plain": (plain(), integers(2, 2, 8, 9)),
     }
     stored = {}
     for name, (model, x) in models.items():

@@ -5,16 +5,40 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <cerrno>
 #include <functional>
 #include <iostream>
 #include <limits>
+#include <malloc.h>
 #include <source_location>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
+
+namespace {
+
+const std::thread::id main_thread = std::this_thread::get_id();
+std::atomic<int64_t> allocations_to_go{-1}; // the one that finds 0 fails
+std::atomic<bool> failed_in_worker{false};
+
+} // namespace
+
+// What PyTorch's libraries call in place of the C library's.
+extern "C" int posix_memalign(void** result, size_t alignment, size_t size) noexcept {
+  if (allocations_to_go >= 0 && allocations_to_go-- == 0) {
+    if (std::this_thread::get_id() != main_thread) {
+      failed_in_worker = true;
+    }
+    return ENOMEM;
+  }
+  *result = memalign(alignment, size);
+  return *result ? 0 : ENOMEM;
+}
 
 namespace {
 
@@ -345,8 +369,8 @@ void bad_arguments() {
   check_raises([&] { ours(x, Options(20)); }, {"maxpool_values"});
   check_raises([&] { ours(x[0][0], Options(2)); }, {"maxpool_values", "input", "[9, 10]"});
   check_raises([&] { ours_indexed(x[0][0][0], Options(2)); }, {"maxpool_forward", "input", "[10]"});
-  check_raises([&] { ours(Tensor(), Options(2)); }, {});
-  check_raises([&] { ours_indexed(Tensor(), Options(2)); }, {});
+  check_raises<c10::ValueError>([&] { ours(Tensor(), Options(2)); }, {"maxpool_values", "input", "None"});
+  check_raises<c10::ValueError>([&] { ours_indexed(Tensor(), Options(2)); }, {"maxpool_forward", "input", "None"});
   check_raises<c10::TypeError>(
       [&] { ours(x.to(torch::kComplexDouble), Options(2)); }, {"maxpool_values", "input", "complex128"});
   check_raises<c10::ValueError>(
@@ -361,6 +385,33 @@ void bad_arguments() {
   check_raises<c10::TypeError>(
       [&] { torch_maxpool::maxpool_indices(places.to(torch::kInt), size, {2, 2}, {2, 2}, {0}, {1}, false); },
       {"maxpool_indices", "offsets"});
+}
+
+// Each allocation of a forward and backward fails once, those of worker threads too: an error, nothing else.
+void failing_allocations() {
+  torch::set_num_threads(4);
+  const Tensor x = torch::randn({16, 8, 64, 64});
+  const std::array<c10::SymInt, 2> size{64, 64};
+  const auto call = [&] {
+    const auto [output, offsets] = torch_maxpool::maxpool_forward(x, {5, 5}, {1, 1}, {2, 2});
+    return torch_maxpool::maxpool_backward(output, offsets, size, {5, 5}, {1, 1}, {2, 2}, {1, 1}, false);
+  };
+  const Tensor expected = call();
+  int64_t failures = 0;
+  for (bool raised = true; raised; failures += raised) {
+    allocations_to_go = failures;
+    try {
+      const Tensor result = call();
+      raised = false;
+      check_equal(result, expected, "the result where no allocation failed");
+    } catch (const c10::Error& error) {
+      check(std::string(error.what()).find("alloc") != std::string::npos, error.what_without_backtrace());
+    }
+    allocations_to_go = -1;
+    check_equal(call(), expected, "a result after a failure");
+  }
+  check(failures >= 4, "only " + std::to_string(failures) + " allocations failed");
+  check(failed_in_worker, "no allocation failed in a worker thread");
 }
 
 } // namespace
@@ -381,6 +432,7 @@ int main() {
       {"dtypes_and_layouts", dtypes_and_layouts},
       {"modules", modules},
       {"bad_arguments", bad_arguments},
+      {"failing_allocations", failing_allocations},
   };
   int failed = 0;
   for (const auto& [name, test] : tests) {

@@ -22,6 +22,48 @@ struct TapList {
   }
 };
 
+// kVectors vectors of channels of one pixel of the output, from `count` taps. Channels of tap t begin at from[t] + shift.
+template <class L, bool kIndexed, class Offset, int kVectors>
+TORCH_MAXPOOL_INLINE void pool_channels(
+    const TapList<typename L::Element>& list,
+    int64_t count,
+    int64_t shift,
+    typename L::Element* values,
+    Offset* offsets,
+    typename L::Mask& strange) {
+  constexpr int kLanes = L::kLanes;
+  Champions<L, kIndexed> best[kVectors];
+  const auto note = [&](const typename L::V(&v)[kVectors]) __attribute__((always_inline)) {
+    for (int u = 0; u < kVectors; u += 2) {
+      L::note(strange, v[u], v[u + 1 < kVectors ? u + 1 : u]);
+    }
+  };
+  const auto load = [&](int64_t t, typename L::V(&v)[kVectors]) __attribute__((always_inline)) {
+    for (int u = 0; u < kVectors; ++u) {
+      v[u] = L::load(list.from[t] + shift + u * kLanes);
+    }
+    note(v);
+  };
+  typename L::V v[kVectors];
+  load(0, v);
+  for (int u = 0; u < kVectors; ++u) {
+    best[u] = {v[u], splat_index<L>(list.tap[0])};
+  }
+  for (int64_t t = 1; t < count; ++t) {
+    const typename L::IV number = splat_index<L>(list.tap[t]);
+    load(t, v);
+    for (int u = 0; u < kVectors; ++u) {
+      best[u].meet(v[u], number);
+    }
+  }
+  for (int u = 0; u < kVectors; ++u) {
+    L::store(values + u * kLanes, best[u].value);
+    if constexpr (kIndexed) {
+      store_offsets<L>(offsets + u * kLanes, best[u].index);
+    }
+  }
+}
+
 // One row of the output, all channels; false where it depends on strange lanes.
 template <class L, bool kIndexed, class Offset>
 inline bool channels_row(
@@ -37,59 +79,43 @@ inline bool channels_row(
   const Strides& out = p.output_strides;
   const Taps td = taps_of(shape.d, d);
   const Taps th = taps_of(shape.h, h);
+  const Interior inner = interior_of(shape.w);
   const T* const image = static_cast<const T*>(p.input) + n * in.n;
   const int64_t out_row = n * out.n + d * out.d + h * out.h;
+  const int64_t channels = shape.channels;
   typename L::Mask strange = {};
-  const T** const from = list.from;
-  int64_t* const tap = list.tap;
+  int64_t count = 0;
+  int64_t listed = 0; // the pixel of the output whose taps are listed
   for (int64_t o = 0; o < shape.w.output; ++o) {
-    const Taps tw = taps_of(shape.w, o);
-    T* values = static_cast<T*>(p.output) + out_row + o * out.w;
-    Offset* offsets = static_cast<Offset*>(p.offsets) + out_row + o * out.w;
-    // kVectors vectors of channels from channel c on, over all taps.
-    const auto pool = [&]<int kVectors>(int64_t c, int64_t count, Count<kVectors>) {
-      Champions<L, kIndexed> best[kVectors];
-      for (int u = 0; u < kVectors; ++u) {
-        best[u] = {L::load(from[0] + c + u * kLanes), splat_index<L>(tap[0])};
-        L::note(strange, best[u].value);
-      }
-      for (int64_t t = 1; t < count; ++t) {
-        const typename L::IV number = splat_index<L>(tap[t]);
-        for (int u = 0; u < kVectors; ++u) {
-          const typename L::V v = L::load(from[t] + c + u * kLanes);
-          L::note(strange, v);
-          best[u].meet(v, number);
-        }
-      }
-      for (int u = 0; u < kVectors; ++u) {
-        L::store(values + c + u * kLanes, best[u].value);
-        if constexpr (kIndexed) {
-          store_offsets<L>(offsets + c + u * kLanes, best[u].index);
-        }
-      }
-    };
-    int64_t count = 0;
-    for (int64_t a = td.first; a < td.last; ++a) {
-      for (int64_t b = th.first; b < th.last; ++b) {
-        for (int64_t e = tw.first; e < tw.last; ++e) {
-          from[count] = image + (td.start + a * shape.d.dilation) * in.d + (th.start + b * shape.h.dilation) * in.h +
-              (tw.start + e * shape.w.dilation) * in.w;
-          tap[count] = (a * shape.h.kernel + b) * shape.w.kernel + e;
-          ++count;
+    if (o <= inner.begin || o >= inner.end) { // taps of pixels between lie as the first one's
+      const Taps tw = taps_of(shape.w, o);
+      listed = o;
+      count = 0;
+      for (int64_t a = td.first; a < td.last; ++a) {
+        for (int64_t b = th.first; b < th.last; ++b) {
+          for (int64_t e = tw.first; e < tw.last; ++e) {
+            list.from[count] = image + (td.start + a * shape.d.dilation) * in.d +
+                (th.start + b * shape.h.dilation) * in.h + (tw.start + e * shape.w.dilation) * in.w;
+            list.tap[count] = (a * shape.h.kernel + b) * shape.w.kernel + e;
+            ++count;
+          }
         }
       }
     }
+    const int64_t shift = (o - listed) * shape.w.stride * in.w;
+    T* const values = static_cast<T*>(p.output) + out_row + o * out.w;
+    Offset* const offsets = static_cast<Offset*>(p.offsets) + out_row + o * out.w;
+    typename L::Mask noted = {};
     int64_t c = 0;
-    for (; c + 4 * kLanes <= shape.channels; c += 4 * kLanes) {
-      pool(c, count, Count<4>());
+    for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
+      pool_channels<L, kIndexed, Offset, 4>(list, count, shift + c, values + c, offsets + c, noted);
     }
-    while (c < shape.channels) {
-      if (c + kLanes > shape.channels) { // the last vector overlaps the one before
-        c = shape.channels - kLanes;
-      }
-      pool(c, count, Count<1>());
+    while (c < channels) {
+      c = c + kLanes <= channels ? c : channels - kLanes; // the last vector overlaps the one before
+      pool_channels<L, kIndexed, Offset, 1>(list, count, shift + c, values + c, offsets + c, noted);
       c += kLanes;
     }
+    strange = noted > strange ? noted : strange;
   }
   return !L::is_strange(strange);
 }

@@ -4,74 +4,81 @@
 namespace {
 
 template <class V, int kDistance, int... kIndex>
-inline V rotated_lanes(V v, Sequence<kIndex...>) {
+TORCH_MAXPOOL_INLINE V rotated_lanes(V v, Sequence<kIndex...>) {
   return __builtin_shufflevector(v, v, ((kIndex + kDistance) % static_cast<int>(sizeof...(kIndex)))...);
 }
 
-// Meets each lane with the one kDistance further, down to a distance of 1: all lanes then hold the winner, the first of
-// equals or the last NaN, whatever the order of the lanes.
-template <class L, int kDistance>
-inline void meet_lanes(Champions<L, true>& best) {
+// The largest lane, in every lane.
+template <class L, int kDistance = L::kLanes / 2>
+TORCH_MAXPOOL_INLINE typename L::V largest_lane(typename L::V v) {
   if constexpr (kDistance >= 1) {
-    const auto lanes = MakeSequence<L::kLanes>();
-    const typename L::V value = rotated_lanes<typename L::V, kDistance>(best.value, lanes);
-    const typename L::IV index = rotated_lanes<typename L::IV, kDistance>(best.index, lanes);
-    const typename L::Mask wins = L::beats(value, best.value);
-    const typename L::Mask loses = L::beats(best.value, value);
-    // Both: two NaNs, the later one counts. Neither: two equals, the earlier one does.
-    const typename L::Mask later = index > best.index;
-    const typename L::Mask earlier = index < best.index;
-    const typename L::Mask takes = (wins & (~loses | later)) | (~loses & earlier);
-    best.value = takes ? value : best.value;
-    best.index = takes ? index : best.index;
-    meet_lanes<L, kDistance / 2>(best);
+    const auto rotated = rotated_lanes<typename L::V, kDistance>(v, MakeSequence<L::kLanes>());
+    return largest_lane<L, kDistance / 2>(L::winner(rotated, v));
+  } else {
+    return v;
   }
 }
 
+// The first of `taps` >= kLanes elements that equals the lanes of `value`, which one of them does.
 template <class L>
-inline Winner<typename L::Element> across_lanes(Champions<L, true> best) {
-  meet_lanes<L, L::kLanes / 2>(best);
-  typename L::Element values[L::kLanes];
-  L::store(values, best.value);
-  return {values[0], static_cast<int64_t>(best.index[0])};
+TORCH_MAXPOOL_INLINE int64_t first_equal(const typename L::Element* from, int64_t taps, typename L::V value) {
+  if (taps <= 8 * L::kLanes) { // backwards, without branches that depend on the values
+    int64_t found = 0;
+    for (int64_t at = taps - L::kLanes;; at -= L::kLanes) {
+      const int64_t from_at = at > 0 ? at : 0;
+      const int lane = first_set_lane<typename L::Mask>(L::load(from + from_at) == value);
+      found = lane < L::kLanes ? from_at + lane : found;
+      if (at <= 0) {
+        return found;
+      }
+    }
+  }
+  for (int64_t i = 0;; i += L::kLanes) {
+    const int64_t at = i + L::kLanes <= taps ? i : taps - L::kLanes; // the last vector overlaps the one before
+    const int lane = first_set_lane<typename L::Mask>(L::load(from + at) == value);
+    if (lane < L::kLanes) {
+      return at + lane;
+    }
+  }
 }
 
-// Units: windows.
+// Units: windows. The largest value first, then, where it is asked for, the first element that equals it.
 template <class T>
 void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
-  typedef MostExact<Lanes<T>> L;
+  typedef Lanes<T> L;
   constexpr int kLanes = L::kLanes;
   const Shape& shape = p.shape;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
-  typename L::IV lane_numbers;
-  for (int i = 0; i < kLanes; ++i) {
-    lane_numbers[i] = static_cast<typename L::Index>(i);
-  }
   Row row = row_of(shape, begin);
   for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
     const T* from = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c +
         row.d * shape.d.stride * p.input_strides.d + row.h * shape.h.stride * p.input_strides.h;
-    Champions<L, true> best = {L::load(from), lane_numbers};
+    typename L::V best = L::load(from + taps - kLanes);
     typename L::Mask strange = {};
-    L::note(strange, best.value);
-    for (int64_t i = kLanes; i < taps; i += kLanes) {
-      const int64_t at = i + kLanes <= taps ? i : taps - kLanes; // the last vector overlaps the one before
-      const typename L::V v = L::load(from + at);
-      L::note(strange, v);
-      best.meet(v, lane_numbers + splat_index<L>(at));
+    L::note(strange, best);
+    for (int64_t i = 0; i + kLanes < taps; i += kLanes) {
+      const typename L::V v = L::load(from + i);
+      L::note(strange, v, v);
+      best = L::winner(v, best);
     }
     if (L::is_strange(strange)) {
       forward_row<T>(p, row, 0, 1);
       continue;
     }
-    const Winner<T> winner = across_lanes<L>(best);
+    best = largest_lane<L>(best);
     const int64_t to = row.n * p.output_strides.n + row.c * p.output_strides.c + row.d * p.output_strides.d +
         row.h * p.output_strides.h;
-    static_cast<T*>(p.output)[to] = winner.value;
+    // Values alone do not tell which of 0 and -0 came first.
+    if (p.offsets == nullptr && !(Type<T>::kHasNan && best[0] == 0)) {
+      static_cast<T*>(p.output)[to] = L::element(best[0]);
+      continue;
+    }
+    const int64_t tap = first_equal<L>(from, taps, best);
+    static_cast<T*>(p.output)[to] = from[tap];
     if (p.offsets && p.wide_offsets) {
-      static_cast<int32_t*>(p.offsets)[to] = static_cast<int32_t>(winner.tap);
+      static_cast<int32_t*>(p.offsets)[to] = static_cast<int32_t>(tap);
     } else if (p.offsets) {
-      static_cast<uint8_t*>(p.offsets)[to] = static_cast<uint8_t>(winner.tap);
+      static_cast<uint8_t*>(p.offsets)[to] = static_cast<uint8_t>(tap);
     }
   }
 }
@@ -93,9 +100,7 @@ inline bool plan_run(const ForwardParams& p, ForwardPlan& plan) {
     return false;
   }
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel; // at most the elements of the input
-  // Tap numbers must fit the lanes of Index (they are counted even where offsets are not asked for).
-  constexpr int kIndexBits = 8 * sizeof(typename L::Index);
-  if (taps < L::kLanes || (kIndexBits < 32 && taps > (int64_t{1} << (kIndexBits % 32)))) {
+  if (taps < L::kLanes) {
     return false;
   }
   plan = plan_windows<T>(p);

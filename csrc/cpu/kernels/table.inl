@@ -2,21 +2,6 @@
 
 namespace {
 
-// True where some window along this dimension holds no element of the input.
-inline bool has_empty_windows(const Axis& axis) {
-  if (axis.dilation == 1 || axis.kernel == 1) {
-    return false;
-  }
-  const Interior interior = interior_of(axis);
-  const int64_t left = interior.begin < axis.output ? interior.begin : axis.output;
-  for (int64_t o = 0; o < left; ++o) {
-    if (is_empty(taps_of(axis, o))) {
-      return true;
-    }
-  }
-  return false; // a window that starts within the input has its first tap there
-}
-
 template <class T>
 inline bool plan_tiles(const ForwardParams& p, int64_t group, ForwardPlan& plan) {
   typedef Lanes<T> L;
@@ -58,14 +43,8 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     }
     return plan_windows<T>(p);
   }
-  if (plan_run<T>(p, plan) || plan_rows<Lanes<T>>(p, plan)) {
+  if (plan_run<T>(p, plan) || plan_strips<T>(p, plan) || plan_sliding<T>(p, plan)) {
     return plan;
-  }
-  // Rows shorter than a vector: half a vector, for the types that small planes come in.
-  if constexpr (kVectorBytes > 16 && (sizeof(T) == 1 || Type<T>::kHasNan)) {
-    if (plan_rows<Lanes<T, kVectorBytes / 2>>(p, plan)) {
-      return plan;
-    }
   }
   if (p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan)) {
     return plan;
@@ -85,7 +64,7 @@ constexpr KernelTable table(const char* name) {
        plan_forward<int16_t>,
        plan_forward<int32_t>,
        plan_forward<int64_t>},
-      {backward<double>, backward<float>, backward_narrow<Half>, backward_narrow<Bfloat>},
+      {plan_backward<double>, plan_backward<float>, plan_backward<Half>, plan_backward<Bfloat>},
       places,
   };
 }

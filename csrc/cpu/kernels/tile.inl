@@ -10,9 +10,6 @@
 namespace {
 
 inline constexpr int64_t kTileBytes = 96 * 1024; // wanted size of a block's values in scratch
-inline constexpr int kUnroll = 4; // vectors per step; lines have room for reading and writing that much past the end
-inline constexpr int kTapsInRegisters = 5; // more taps than that take doubling steps
-
 // Sizes of a block in scratch, in places (a place is `group` adjacent elements).
 struct Tile {
   int64_t phases; // = stride along the width
@@ -37,10 +34,6 @@ inline Tile tile_of(const Shape& shape, int64_t group, int64_t rows, int64_t col
   return tile;
 }
 
-inline int64_t aligned(int64_t bytes) {
-  return (bytes + 63) / 64 * 64;
-}
-
 // Where things lie in scratch.
 template <class L, bool kIndexed>
 struct TileScratch {
@@ -57,94 +50,6 @@ struct TileScratch {
   }
 };
 
-// Lines of values and of tap numbers.
-template <class L>
-struct Line {
-  typename L::Lane* value;
-  typename L::Index* index; // meaningless unless indexed
-};
-
-// kNumbered: with the numbers in line.index, else with number 0.
-template <class L, bool kNumbered, bool kIndexed = kNumbered>
-TORCH_MAXPOOL_INLINE Champions<L, kIndexed> at(const Line<L>& line, int64_t i) {
-  Champions<L, kIndexed> c = {load_vector<typename L::V>(line.value + i), {}};
-  if (kNumbered) {
-    c.index = load_vector<typename L::IV>(line.index + i);
-  }
-  return c;
-}
-
-template <class L, bool kIndexed>
-TORCH_MAXPOOL_INLINE void put(const Line<L>& line, int64_t i, const Champions<L, kIndexed>& c) {
-  store_vector(line.value + i, c.value);
-  if (kIndexed) {
-    store_vector(line.index + i, c.index);
-  }
-}
-
-// line[i] meets line[i + step], line[i + 2 * step] ... (kTaps in all), for i < count; later ones' numbers grow by `weight`
-// each. In place: ascending, each element is read before it is written. kFresh: no numbers stand in line.index yet.
-template <class L, bool kIndexed, bool kFresh, int kTaps>
-inline void meet_taps_of(const Line<L>& line, int64_t count, int64_t step, int64_t weight) {
-  constexpr int kLanes = L::kLanes;
-  typename L::IV more[kTaps] = {};
-  for (int t = 1; kIndexed && t < kTaps; ++t) {
-    more[t] = splat_index<L>(t * weight);
-  }
-  for (int64_t i = 0; i < count; i += kUnroll * kLanes) {
-    Champions<L, kIndexed> best[kUnroll];
-    for (int u = 0; u < kUnroll; ++u) {
-      best[u] = at < L, kIndexed && !kFresh, kIndexed > (line, i + u * kLanes);
-    }
-    for (int t = 1; t < kTaps; ++t) {
-      for (int u = 0; u < kUnroll; ++u) {
-        Champions<L, kIndexed> later = at < L, kIndexed && !kFresh, kIndexed > (line, i + u * kLanes + t * step);
-        if (kIndexed) {
-          later.index += more[t];
-        }
-        best[u].meet(later);
-      }
-    }
-    for (int u = 0; u < kUnroll; ++u) {
-      put<L, kIndexed>(line, i + u * kLanes, best[u]);
-    }
-  }
-}
-
-// The same for 2 to kTapsInRegisters taps.
-template <class L, bool kIndexed, bool kFresh>
-inline void meet_taps(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight) {
-  switch (taps) {
-    case 2:
-      return meet_taps_of<L, kIndexed, kFresh, 2>(line, count, step, weight);
-    case 3:
-      return meet_taps_of<L, kIndexed, kFresh, 3>(line, count, step, weight);
-    case 4:
-      return meet_taps_of<L, kIndexed, kFresh, 4>(line, count, step, weight);
-    default:
-      return meet_taps_of<L, kIndexed, kFresh, 5>(line, count, step, weight);
-  }
-}
-
-// The same by growing windows: where `line` already holds windows of `width` taps, two, three or four of them make a
-// larger one; at last two that overlap cover `taps`.
-template <class L, bool kIndexed>
-inline void slide(const Line<L>& line, int64_t count, int64_t taps, int64_t step, int64_t weight, int64_t width = 1) {
-  while (taps > kTapsInRegisters * width) {
-    const int64_t factor = taps >= 4 * width ? 4 : 2;
-    meet_taps<L, kIndexed, false>(line, count + (taps - factor * width) * step, factor, width * step, width * weight);
-    width *= factor;
-  }
-  const int64_t whole = taps / width;
-  const int64_t rest = taps - whole * width;
-  if (whole > 1) {
-    meet_taps<L, kIndexed, false>(line, count + rest * step, whole, width * step, width * weight);
-  }
-  if (rest > 0) {
-    meet_taps<L, kIndexed, false>(line, count, 2, rest * step, rest * weight);
-  }
-}
-
 // First pass along the width, from phases without tap numbers; the result goes to phase 0 and `line.index`.
 template <class L, bool kIndexed>
 inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& line, int64_t group) {
@@ -157,10 +62,7 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
     return;
   }
   if (tile.phases == 1) {
-    const int64_t step = shape.w.dilation * group;
-    const int64_t width = taps <= kTapsInRegisters ? taps : 4;
-    meet_taps<L, kIndexed, true>(line, tile.line + (taps - width) * step, width, step, 1);
-    slide<L, kIndexed>(line, tile.line, taps, step, 1, width);
+    slide_across<L, kIndexed>(line.value, line, tile.line, taps, shape.w.dilation * group);
     return;
   }
   for (int64_t i = 0; i < tile.line; i += kUnroll * kLanes) {
@@ -185,45 +87,6 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
     for (int u = 0; u < kUnroll; ++u) {
       put<L, kIndexed>(line, i + u * kLanes, best[u]);
     }
-  }
-}
-
-// Fills `count` lanes, and up to a vector beyond, which the caller writes later or never reads.
-template <class L>
-inline void fill_lowest(typename L::Lane* to, int64_t count) {
-  const typename L::V lowest = splat<typename L::V>(L::lowest());
-  for (int64_t i = 0; i < count; i += L::kLanes) {
-    store_vector(to + i, lowest);
-  }
-}
-
-// Copies `count` adjacent elements as lanes, and writes up to a vector beyond.
-template <class L>
-inline void copy_lanes(
-    typename L::Lane* to,
-    const typename L::Element* from,
-    int64_t count,
-    typename L::Mask& strange) {
-  int64_t i = 0;
-  for (; i + L::kLanes <= count; i += L::kLanes) {
-    const typename L::V v = L::load(from + i);
-    L::note(strange, v);
-    store_vector(to + i, v);
-  }
-  if (i < count && count >= L::kLanes) { // the last vector overlaps the one before
-    i = count - L::kLanes;
-    const typename L::V v = L::load(from + i);
-    L::note(strange, v);
-    store_vector(to + i, v);
-    return;
-  }
-  if (i < count) {
-    typename L::V v = {}; // zeros beyond are not strange
-    for (int64_t j = 0; j < count; ++j) {
-      v[j] = L::lane(from[j]);
-    }
-    L::note(strange, v);
-    store_vector(to, v);
   }
 }
 
@@ -313,17 +176,29 @@ inline void load_row(
   }
   int64_t phase = 0;
   int64_t column = 0;
-  for (; place < places; ++place) {
-    typename L::Lane* lanes = to + phase * tile.stride + column * group;
-    for (int64_t g = 0; g < group; ++g) {
-      lanes[g] = place >= left && place < end ? L::lane(from[place * stride + g]) : L::lowest();
-      L::note(strange, splat<typename L::V>(lanes[g]));
+  const auto put_places = [&](int64_t stop) {
+    for (; place < stop; ++place) {
+      typename L::Lane* lanes = to + phase * tile.stride + column * group;
+      for (int64_t g = 0; g < group; ++g) {
+        lanes[g] = place >= left && place < end ? L::lane(from[place * stride + g]) : L::lowest();
+        L::note(strange, splat<typename L::V>(lanes[g]));
+      }
+      if (++phase == tile.phases) {
+        phase = 0;
+        ++column;
+      }
     }
-    if (++phase == tile.phases) {
-      phase = 0;
-      ++column;
-    }
+  };
+  if (tile.phases == 2 && stride == group && (group == 3 || group == 4)) {
+    put_places(left + left % 2 < end ? left + left % 2 : end);
+    const auto copy = group == 3 ? copy_group_pairs<L, 3> : copy_group_pairs<L, 4>;
+    typename L::Lane* const lanes = to + column * group;
+    const int64_t done =
+        phase == 0 ? copy(lanes, lanes + tile.stride, from + place * stride, (end - place) / 2, strange) : 0;
+    place += 2 * done;
+    column += done;
   }
+  put_places(places);
 }
 
 // `count` champions to the output.
@@ -578,10 +453,6 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
       }
     }
   }
-}
-
-inline int64_t rounded_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
 }
 
 // Chooses blocks; false where windows are too large or too sparse for tiles to be a good way.

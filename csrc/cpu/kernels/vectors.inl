@@ -1,5 +1,4 @@
-// Vectors of kVectorBytes (set by the including file) by GCC's and clang's vector extensions, and how each element type
-// is held and compared in them.
+// Vectors by GCC's and clang's vector extensions: memory, shuffles, comparisons, conversions.
 
 // Small functions on vectors, which must not become calls.
 #define TORCH_MAXPOOL_INLINE inline __attribute__((always_inline))
@@ -102,6 +101,11 @@ TORCH_MAXPOOL_INLINE V splat(T x) {
   const V v = {x};
   return first_lane(v, MakeSequence<kLanesOf<V>>());
 }
+template <int kValue>
+struct Number {
+  static constexpr int kNumber = kValue;
+};
+
 // Even- and odd-numbered lanes of the 2 * lanes elements in (a, b).
 template <class V>
 TORCH_MAXPOOL_INLINE V even(V a, V b) {
@@ -144,227 +148,194 @@ inline bool any(V v) {
   return all != 0;
 }
 
-template <int kBytes>
-struct UnsignedOf;
-template <>
-struct UnsignedOf<1> {
-  typedef uint8_t type;
-  typedef int8_t mask;
-};
-template <>
-struct UnsignedOf<2> {
-  typedef uint16_t type;
-  typedef int16_t mask;
-};
-template <>
-struct UnsignedOf<4> {
-  typedef uint32_t type;
-  typedef int32_t mask;
-};
-template <>
-struct UnsignedOf<8> {
-  typedef uint64_t type;
-  typedef int64_t mask;
-};
-
-// How elements T are held in vectors of kBytes: as lanes of type Lane, beside lanes of Index that count taps.
-//   load, store     kLanes elements from and to memory; stream stores past the cache, to aligned addresses
-//   beats(x, m)     mask of lanes where x, met after m, takes its place
-//   lowest()        the lane that beats nothing
-//   note(seen, v)   remembers in `seen` whether v holds strange lanes, whose order `beats` does not know; results that
-//                   depend on such lanes must be computed again, by Exact lanes or (where Exact is void) forward_windows
-//   is_strange(seen)
-template <class T, class LaneType, int kBytes>
-struct LaneBase {
-  static constexpr int kLanes = kBytes / static_cast<int>(sizeof(LaneType));
-  typedef T Element;
-  typedef LaneType Lane;
-  typedef Vector<Lane, kLanes> V;
-  typedef typename UnsignedOf<sizeof(Lane)>::type Index;
-  typedef Vector<Index, kLanes> IV;
-  typedef Vector<typename UnsignedOf<sizeof(Lane)>::mask, kLanes> Mask;
-  typedef void Exact;
-  static TORCH_MAXPOOL_INLINE void note(Mask&, V) {}
-  static TORCH_MAXPOOL_INLINE bool is_strange(Mask) {
-    return false;
+// x > m ? x : m
+template <class V>
+TORCH_MAXPOOL_INLINE V larger(V x, V m) {
+#if defined(__x86_64__)
+  if constexpr (__is_same(V, Vector<float, 4>)) {
+    return (V)_mm_max_ps((__m128)x, (__m128)m);
   }
-};
-
-// Lanes that are the elements themselves.
-template <class T, int kBytes>
-struct PlainLanes : LaneBase<T, T, kBytes> {
-  typedef LaneBase<T, T, kBytes> Base;
-  typedef typename Base::V V;
-  static TORCH_MAXPOOL_INLINE V load(const T* from) {
-    return load_vector<V>(from);
+  if constexpr (__is_same(V, Vector<double, 2>)) {
+    return (V)_mm_max_pd((__m128d)x, (__m128d)m);
   }
-  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
-    store_vector(to, v);
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (__is_same(V, Vector<float, 8>)) {
+    return (V)_mm256_max_ps((__m256)x, (__m256)m);
   }
-  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
-    stream_vector(to, v);
+  if constexpr (__is_same(V, Vector<double, 4>)) {
+    return (V)_mm256_max_pd((__m256d)x, (__m256d)m);
   }
-  static TORCH_MAXPOOL_INLINE typename Base::Mask beats(V x, V m) {
-    return x > m;
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (__is_same(V, Vector<float, 16>)) {
+    return (V)_mm512_max_ps((__m512)x, (__m512)m);
   }
-  static TORCH_MAXPOOL_INLINE T lane(T x) {
-    return x;
+  if constexpr (__is_same(V, Vector<double, 8>)) {
+    return (V)_mm512_max_pd((__m512d)x, (__m512d)m);
   }
-  static TORCH_MAXPOOL_INLINE T lowest() {
-    return Type<T>::lowest();
-  }
-};
-
-// Floating point with NaNs: a NaN beats every number, and a later NaN an earlier one.
-template <class T, int kBytes>
-struct NanLanes : PlainLanes<T, kBytes> {
-  typedef PlainLanes<T, kBytes> Base;
-  static TORCH_MAXPOOL_INLINE typename Base::Mask beats(typename Base::V x, typename Base::V m) {
-    return (x > m) | (x != x);
-  }
-};
-
-// Floating point without NaNs: those are strange. `seen` is the largest magnitude, as bits.
-template <class T, int kBytes>
-struct NumberLanes : PlainLanes<T, kBytes> {
-  typedef PlainLanes<T, kBytes> Base;
-  typedef NanLanes<T, kBytes> Exact;
-  typedef typename Base::Mask Mask;
-  static TORCH_MAXPOOL_INLINE void note(Mask& seen, typename Base::V v) {
-    constexpr int kSign = 8 * static_cast<int>(sizeof(T)) - 1;
-    Mask bits;
-    __builtin_memcpy(&bits, &v, sizeof v);
-    bits &= ~((Mask{} + 1) << kSign);
-    seen = bits > seen ? bits : seen;
-  }
-  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen) {
-    const T infinity = -Type<T>::lowest();
-    typename UnsignedOf<sizeof(T)>::mask bits;
-    __builtin_memcpy(&bits, &infinity, sizeof bits);
-    return any(seen > bits);
-  }
-};
-
-// Integers.
-template <class T, int kBytes = kVectorBytes>
-struct Lanes : PlainLanes<T, kBytes> {};
-template <int kBytes>
-struct Lanes<float, kBytes> : NumberLanes<float, kBytes> {};
-template <int kBytes>
-struct Lanes<double, kBytes> : NumberLanes<double, kBytes> {};
-
-// 16-bit floats as integers of the same order: negative numbers have their magnitude bits inverted. That puts -0 below
-// +0 and has no place for NaNs: both are strange.
-template <class T, int kInfinity, int kBytes>
-struct KeyLanes : LaneBase<T, int16_t, kBytes> {
-  typedef LaneBase<T, int16_t, kBytes> Base;
-  typedef typename Base::V V;
-  typedef typename Base::Mask Mask;
-  static TORCH_MAXPOOL_INLINE V invert(V v) {
-    return v ^ ((v >> 15) & 0x7fff);
-  }
-  static TORCH_MAXPOOL_INLINE V load(const T* from) {
-    return invert(load_vector<V>(from));
-  }
-  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
-    store_vector(to, invert(v));
-  }
-  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
-    stream_vector(to, invert(v));
-  }
-  static TORCH_MAXPOOL_INLINE Mask beats(V x, V m) {
-    return x > m;
-  }
-  // `seen`: the largest of magnitudes and, as the largest number there is, of -0 (whose key is -1).
-  static TORCH_MAXPOOL_INLINE void note(Mask& seen, V v) {
-    const Mask magnitude = v ^ (v >> 15);
-    const Mask zero = v == -1;
-    const Mask either = magnitude | (zero & 0x7fff);
-    seen = either > seen ? either : seen;
-  }
-  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen) {
-    return any(seen > kInfinity);
-  }
-  static TORCH_MAXPOOL_INLINE int16_t lane(T x) {
-    const int16_t bits = static_cast<int16_t>(x.bits);
-    return static_cast<int16_t>(bits ^ ((bits >> 15) & 0x7fff));
-  }
-  static TORCH_MAXPOOL_INLINE int16_t lowest() {
-    return lane(Type<T>::lowest());
-  }
-};
-template <int kBytes>
-struct Lanes<Half, kBytes> : KeyLanes<Half, 0x7c00, kBytes> {};
-template <int kBytes>
-struct Lanes<Bfloat, kBytes> : KeyLanes<Bfloat, 0x7f80, kBytes> {};
-
-// Narrow integers in wider lanes, for windows with more taps than a narrow Index can count.
-template <class T, class Wide>
-struct WideLanes : LaneBase<T, Wide, kVectorBytes> {
-  typedef LaneBase<T, Wide, kVectorBytes> Base;
-  typedef typename Base::V V;
-  typedef Vector<T, Base::kLanes> Narrow;
-  static TORCH_MAXPOOL_INLINE V load(const T* from) {
-    return __builtin_convertvector(load_vector<Narrow>(from), V);
-  }
-  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
-    store_vector(to, __builtin_convertvector(v, Narrow));
-  }
-  static TORCH_MAXPOOL_INLINE typename Base::Mask beats(V x, V m) {
-    return x > m;
-  }
-  static TORCH_MAXPOOL_INLINE Wide lane(T x) {
-    return x;
-  }
-  static TORCH_MAXPOOL_INLINE Wide lowest() {
-    return Type<T>::lowest();
-  }
-};
-
-// Lanes that know every value; the fast ones where those do.
-template <class Exact, class Fast>
-struct ExactOrFast {
-  typedef Exact type;
-};
-template <class Fast>
-struct ExactOrFast<void, Fast> {
-  typedef Fast type;
-};
-template <class L>
-using MostExact = typename ExactOrFast<typename L::Exact, L>::type;
-// Whether L has Exact lanes beside it.
-template <class L>
-inline constexpr bool kHasExact = !__is_same(typename L::Exact, void);
-
-// Champions of windows so far: values and, where kIndexed, tap numbers.
-template <class L, bool kIndexed>
-struct Champions {
-  typename L::V value;
-  typename L::IV index;
-
-  // `value` and `index` of later taps than all before.
-  TORCH_MAXPOOL_INLINE void meet(typename L::V x, typename L::IV x_index) {
-    const typename L::Mask wins = L::beats(x, value);
-    value = wins ? x : value;
-    if (kIndexed) {
-      index = wins ? x_index : index;
-    }
-  }
-  TORCH_MAXPOOL_INLINE void meet(const Champions& later) {
-    meet(later.value, later.index);
-  }
-};
-
-template <class L>
-TORCH_MAXPOOL_INLINE typename L::IV splat_index(int64_t index) {
-  return splat<typename L::IV>(static_cast<typename L::Index>(index));
+#endif
+#endif
+  return x > m ? x : m;
 }
 
-// Tap numbers of kLanes windows as offsets in memory.
-template <class L, class Offset>
-TORCH_MAXPOOL_INLINE void store_offsets(Offset* to, typename L::IV index) {
-  typedef Vector<Offset, L::kLanes> Narrow;
-  store_vector(to, __builtin_convertvector(index, Narrow));
+// `mask`, with lanes of ones (but for the sign) where a or b is a NaN.
+template <class V, class Mask>
+TORCH_MAXPOOL_INLINE Mask all_ones_where_unordered(V a, V b, Mask mask) {
+  const Mask ones = ~Mask{} ^ (Mask{} + 1) << (8 * static_cast<int>(sizeof(mask[0])) - 1);
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (__is_same(V, Vector<float, 16>)) {
+    const __mmask16 unordered = _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
+    return (Mask)_mm512_mask_mov_epi32((__m512i)mask, unordered, (__m512i)ones);
+  }
+  if constexpr (__is_same(V, Vector<double, 8>)) {
+    const __mmask8 unordered = _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q);
+    return (Mask)_mm512_mask_mov_epi64((__m512i)mask, unordered, (__m512i)ones);
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (__is_same(V, Vector<float, 8>)) {
+    return mask | ((Mask)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q) & ones);
+  }
+  if constexpr (__is_same(V, Vector<double, 4>)) {
+    return mask | ((Mask)_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_UNORD_Q) & ones);
+  }
+#endif
+  return mask | (((a != a) | (b != b)) & ones);
+}
+
+// The number of the first lane of ones in a mask; the number of lanes where there is none.
+template <class Mask>
+TORCH_MAXPOOL_INLINE int first_set_lane(Mask mask) {
+  constexpr int kLaneBytes = static_cast<int>(sizeof(mask[0]));
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (sizeof(Mask) == 64) {
+    const uint64_t bytes = _mm512_movepi8_mask((__m512i)mask);
+    return bytes == 0 ? kLanesOf<Mask> : __builtin_ctzll(bytes) / kLaneBytes;
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (sizeof(Mask) == 32) {
+    const auto bytes = static_cast<uint32_t>(_mm256_movemask_epi8((__m256i)mask));
+    return bytes == 0 ? kLanesOf<Mask> : __builtin_ctz(bytes) / kLaneBytes;
+  }
+#endif
+#if defined(__x86_64__)
+  if constexpr (sizeof(Mask) == 16) {
+    const auto bytes = static_cast<uint32_t>(_mm_movemask_epi8((__m128i)mask));
+    return bytes == 0 ? kLanesOf<Mask> : __builtin_ctz(bytes) / kLaneBytes;
+  }
+#endif
+  int lane = 0;
+  while (lane < kLanesOf<Mask> && !mask[lane]) {
+    ++lane;
+  }
+  return lane;
+}
+
+// The first lanes of v, or v and unspecified lanes.
+template <class To, class From>
+TORCH_MAXPOOL_INLINE To resize(From v) {
+  To result = {};
+  __builtin_memcpy(&result, &v, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
+  return result;
+}
+
+// Non-negative integers in lanes of another width that holds them too: what GCC 12 makes of __builtin_convertvector goes
+// lane by lane where widths differ by more than a factor of two.
+template <class To, class From>
+TORCH_MAXPOOL_INLINE To convert(From v) {
+  constexpr int kFrom = sizeof(v[0]);
+  constexpr int kTo = sizeof(To{}[0]);
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (sizeof(From) == 64 && kFrom > kTo) {
+    const __m512i wide = reinterpret_cast<__m512i>(v);
+    if constexpr (kFrom == 2) {
+      return reinterpret_cast<To>(_mm512_cvtepi16_epi8(wide));
+    } else if constexpr (kFrom == 4 && kTo == 1) {
+      return reinterpret_cast<To>(_mm512_cvtepi32_epi8(wide));
+    } else if constexpr (kFrom == 4) {
+      return reinterpret_cast<To>(_mm512_cvtepi32_epi16(wide));
+    } else if constexpr (kTo == 1) {
+      return resize<To>(_mm512_cvtepi64_epi8(wide));
+    } else if constexpr (kTo == 4) {
+      return reinterpret_cast<To>(_mm512_cvtepi64_epi32(wide));
+    }
+  }
+  if constexpr (sizeof(To) == 64 && kFrom < kTo) {
+    if constexpr (kTo == 2) {
+      return reinterpret_cast<To>(_mm512_cvtepu8_epi16(resize<__m256i>(v)));
+    } else if constexpr (kFrom == 1 && kTo == 4) {
+      return reinterpret_cast<To>(_mm512_cvtepu8_epi32(resize<__m128i>(v)));
+    } else if constexpr (kTo == 4) {
+      return reinterpret_cast<To>(_mm512_cvtepu16_epi32(resize<__m256i>(v)));
+    } else if constexpr (kFrom == 1) {
+      return reinterpret_cast<To>(_mm512_cvtepu8_epi64(resize<__m128i>(v)));
+    }
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (sizeof(From) == 32 && kFrom > kTo) {
+    const __m128i low = _mm256_castsi256_si128(reinterpret_cast<__m256i>(v));
+    const __m128i high = _mm256_extracti128_si256(reinterpret_cast<__m256i>(v), 1);
+    if constexpr (kFrom == 2) {
+      return reinterpret_cast<To>(_mm_packus_epi16(low, high));
+    } else if constexpr (kFrom == 4 && kTo == 2) {
+      return reinterpret_cast<To>(_mm_packus_epi32(low, high));
+    } else if constexpr (kFrom == 4) {
+      const __m128i half = _mm_packus_epi32(low, high);
+      return resize<To>(_mm_packus_epi16(half, half));
+    } else if constexpr (kTo == 1) {
+      const __m128i words = _mm_packus_epi32(low, high); // every other one is 0
+      const __m128i bytes = _mm_packus_epi16(words, words);
+      return resize<To>(_mm_packus_epi16(bytes, bytes));
+    }
+  }
+  if constexpr (sizeof(To) == 32 && kFrom < kTo) {
+    const __m128i narrow = resize<__m128i>(v);
+    if constexpr (kTo == 2) {
+      return reinterpret_cast<To>(_mm256_cvtepu8_epi16(narrow));
+    } else if constexpr (kFrom == 1 && kTo == 4) {
+      return reinterpret_cast<To>(_mm256_cvtepu8_epi32(narrow));
+    } else if constexpr (kTo == 4) {
+      return reinterpret_cast<To>(_mm256_cvtepu16_epi32(narrow));
+    } else if constexpr (kFrom == 1) {
+      return reinterpret_cast<To>(_mm256_cvtepu8_epi64(narrow));
+    }
+  }
+#endif
+#if defined(__x86_64__)
+  if constexpr (sizeof(From) == 16 && kTo == 1 && kFrom > kTo && kFrom < 8) {
+    __m128i narrow = reinterpret_cast<__m128i>(v);
+    if constexpr (kFrom == 4) {
+      narrow = _mm_packs_epi32(narrow, narrow);
+    }
+    return resize<To>(_mm_packus_epi16(narrow, narrow));
+  }
+  if constexpr (sizeof(To) == 16 && kFrom == 1 && kFrom < kTo && kTo < 8) {
+    __m128i wide = _mm_unpacklo_epi8(resize<__m128i>(v), _mm_setzero_si128());
+    if constexpr (kTo == 4) {
+      wide = _mm_unpacklo_epi16(wide, _mm_setzero_si128());
+    }
+    return reinterpret_cast<To>(wide);
+  }
+#endif
+  return __builtin_convertvector(v, To);
+}
+
+inline constexpr int64_t kTouchBytes = 4 * 1024 * 1024; // tensors this large come from beyond the nearest caches
+
+// Brings memory into the cache in its order: rows that are then read side by side arrive faster so. One load instruction
+// does it for everybody: the processor foresees what it does next.
+__attribute__((noinline)) inline void touch_bytes(const char* at, const char* end) {
+  constexpr int kLine = 64;
+  for (; at < end; at += kLine) {
+    static_cast<void>(*static_cast<const volatile char*>(at));
+  }
+}
+
+template <class T>
+TORCH_MAXPOOL_INLINE void touch(const T* from, int64_t count) {
+  touch_bytes(reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(from + count));
 }
 
 } // namespace

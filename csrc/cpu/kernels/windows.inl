@@ -28,6 +28,36 @@ inline bool is_empty(const Taps& taps) {
   return taps.first >= taps.last;
 }
 
+// Columns whose windows lie within the row: [begin, end).
+struct Interior {
+  int64_t begin, end;
+};
+
+inline Interior interior_of(const Axis& axis) {
+  const int64_t reach = (axis.kernel - 1) * axis.dilation + 1;
+  Interior interior;
+  interior.begin = (axis.pad + axis.stride - 1) / axis.stride;
+  const int64_t room = axis.input + axis.pad - reach;
+  interior.end = room < 0 ? 0 : room / axis.stride + 1;
+  interior.end = interior.end < axis.output ? interior.end : axis.output;
+  return interior;
+}
+
+// True where some window along this dimension holds no element of the input.
+inline bool has_empty_windows(const Axis& axis) {
+  if (axis.dilation == 1 || axis.kernel == 1) {
+    return false;
+  }
+  const Interior interior = interior_of(axis);
+  const int64_t left = interior.begin < axis.output ? interior.begin : axis.output;
+  for (int64_t o = 0; o < left; ++o) {
+    if (is_empty(taps_of(axis, o))) {
+      return true;
+    }
+  }
+  return false; // a window that starts within the input has its first tap there
+}
+
 // A row of the output.
 struct Row {
   int64_t n, c, d, h;

@@ -1,44 +1,13 @@
 // run_models DIRECTORY: loads the TorchScript files that make_models.py wrote there, runs and differentiates them, and
 // compares with the answers stored beside them. Names nothing of torch_maxpool: linking the target must be enough.
-#include <torch/script.h>
+#include "answers.h"
 
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <map>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
 namespace {
 
 using torch::Tensor;
-using torch::jit::IValue;
-
-IValue read_pickle(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) {
-    throw std::runtime_error("cannot read " + path);
-  }
-  return torch::jit::pickle_load({std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()});
-}
-
-std::vector<Tensor> tensors(const IValue& value) {
-  if (value.isTensor()) {
-    return {value.toTensor()};
-  }
-  std::vector<Tensor> result;
-  for (const auto& element : value.isTuple() ? value.toTupleRef().elements().vec() : value.toListRef().vec()) {
-    result.push_back(element.toTensor());
-  }
-  return result;
-}
-
-void check_equal(const Tensor& got, const Tensor& want, const std::string& what) {
-  if (!got.defined() || got.dtype() != want.dtype() || !torch::equal(got, want)) {
-    throw std::runtime_error(what + " differs from Python's");
-  }
-}
 
 // Three times: TorchScript profiles the first runs and rewrites the graph for the later ones.
 void check_model(const std::string& path, const c10::impl::GenericDict& answers) {
@@ -50,12 +19,7 @@ void check_model(const std::string& path, const c10::impl::GenericDict& answers)
     }
     auto input = answers.at("input").toTensor().clone().requires_grad_();
     const auto got = tensors(model.forward({input}));
-    if (got.size() != outputs.size()) {
-      throw std::runtime_error("number of outputs differs from Python's");
-    }
-    for (size_t i = 0; i < got.size(); ++i) {
-      check_equal(got[i], outputs[i], "output " + std::to_string(i));
-    }
+    check_equal(got, outputs, "output");
     got[0].backward(answers.at("grad_output").toTensor());
     std::map<std::string, Tensor> leaves{{"input", input}};
     for (const auto& parameter : model.named_parameters()) {

@@ -1,0 +1,272 @@
+// Backward, family "disjoint": windows that lie side by side along the width (2 or 4 taps, stride as many) and do not
+// overlap along height and depth. Each row of grad_input is made of one row of grad_output, straight from memory.
+
+namespace {
+
+inline constexpr int64_t kCheckedBytes = 4096; // offsets checked at a time
+
+// A dimension that windows do not overlap in: the window and the tap that an element belongs to. Steps from element to
+// element without a division.
+struct Owner {
+  int64_t out, tap;
+
+  Owner(const Axis& axis, int64_t at) : out((at + axis.pad) / axis.stride), tap((at + axis.pad) % axis.stride) {}
+
+  void advance(const Axis& axis) {
+    if (++tap == axis.stride) {
+      tap = 0;
+      ++out;
+    }
+  }
+  // False where no window has the element.
+  bool exists(const Axis& axis) const {
+    return out < axis.output && tap < axis.kernel;
+  }
+};
+
+// Lane i of the result is lane (kStart + i) / kTimes of v.
+template <int kStart, int kTimes, class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V repeat_lanes(V v, Sequence<kIndex...>) {
+  constexpr int kLast = static_cast<int>(sizeof...(kIndex)) - 1;
+  return __builtin_shufflevector(v, v, ((kStart + kIndex) / kTimes < kLast ? (kStart + kIndex) / kTimes : kLast)...);
+}
+
+// Tap (kStart + i) % kStep in lane i.
+template <int kStart, int kStep, int... kIndex>
+TORCH_MAXPOOL_INLINE TapLanes cycling_taps(Sequence<kIndex...>) {
+  return TapLanes{static_cast<uint8_t>((kStart + kIndex) % kStep)...};
+}
+
+// Rows of grad_input that belong to one row of windows of kStep taps.
+template <class T>
+struct SpreadRows {
+  T* to; // the first of them
+  int64_t pitch, count;
+  uint8_t tap; // of the first row's first element
+  const T* grad;
+  const uint8_t* offsets;
+  int64_t room; // elements from `to` on that this thread will write, in ascending order
+  int64_t readable; // elements of grad and offsets
+};
+
+// kLanes windows from `o` on: kStep vectors in each row.
+template <class S, int kStep, bool kStream, class T>
+TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
+  typedef typename S::V V;
+  typedef MakeSequence<S::kLanes> All;
+  const V value = S::load(rows.grad + o);
+  const TapLanes offset = load_offsets<S::kLanes>(rows.offsets + o);
+  constexpr int kPatterns = S::kLanes < kStep ? kStep / S::kLanes : 1; // of taps in the lanes
+  V values[kStep];
+  TapLanes offsets[kStep];
+  TapLanes taps[kStep];
+  const auto repeat = [&](auto number) {
+    constexpr int kPart = decltype(number)::kNumber;
+    constexpr int kStart = kPart * S::kLanes;
+    values[kPart] = repeat_lanes<kStart, kStep>(value, All());
+    offsets[kPart] = repeat_lanes<kStart, kStep>(offset, MakeSequence<16>());
+    taps[kPart] = cycling_taps<kStart, kStep>(MakeSequence<16>()) + splat<TapLanes>(rows.tap);
+  };
+  repeat(Number<0>());
+  repeat(Number<1>());
+  if constexpr (kStep == 4) {
+    repeat(Number<2>());
+    repeat(Number<3>());
+  }
+  T* to = rows.to + o * kStep;
+  for (int64_t row = 0; row < rows.count; ++row, to += rows.pitch) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kStep; ++part) {
+      const V v = add_where<S>(V{}, values[part], offsets[part], taps[part % kPatterns]);
+      if constexpr (kStream) {
+        S::stream(to + part * S::kLanes, v);
+      } else {
+        S::store(to + part * S::kLanes, v);
+      }
+    }
+    for (int i = 0; i < kPatterns; ++i) {
+      taps[i] += splat<TapLanes>(static_cast<uint8_t>(kStep));
+    }
+  }
+}
+
+// Windows [o, whole) by vectors of kVector bytes; returns up to which one they are done. The last vector may overlap the
+// one before, but for what passes by the cache: lines that are written twice are written and read back.
+template <int kVector, int kStep, bool kStream, class T>
+TORCH_MAXPOOL_INLINE int64_t spread_windows(const SpreadRows<T>& rows, int64_t o, int64_t whole) {
+  typedef Sums<T, kVector> S;
+  for (; o + S::kLanes <= whole; o += S::kLanes) {
+    spread<S, kStep, kStream>(rows, o);
+  }
+  if (!kStream && o < whole && whole >= S::kLanes) {
+    spread<S, kStep, false>(rows, whole - S::kLanes);
+    o = whole;
+  }
+  return o;
+}
+
+// Less than a vector of windows, but more than half of one: as a vector that passes the end of the row, where the next
+// row is written later. Returns how many windows are done.
+template <int kVector, int kStep, class T>
+TORCH_MAXPOOL_INLINE int64_t spread_past_end(const SpreadRows<T>& rows, int64_t whole) {
+  typedef Sums<T, kVector> S;
+  if (whole >= S::kLanes || whole <= S::kLanes / 2 || rows.readable < S::kLanes ||
+      rows.room < (rows.count - 1) * rows.pitch + kStep * S::kLanes) {
+    return 0;
+  }
+  spread<S, kStep, false>(rows, 0);
+  return whole;
+}
+
+// `whole`: windows that end within the row.
+template <int kStep, bool kStream, class T>
+inline void spread_rows(const SpreadRows<T>& rows, const Axis& w, int64_t whole) {
+  int64_t o = 0;
+  if constexpr (!kStream) {
+    o = spread_past_end<kVectorBytes, kStep>(rows, whole);
+    if constexpr (kVectorBytes > 32) {
+      o = o > 0 ? o : spread_past_end<32, kStep>(rows, whole);
+    }
+  }
+  o = o > 0 ? o : spread_windows<kVectorBytes, kStep, kStream>(rows, 0, whole);
+  if constexpr (kVectorBytes > 32) {
+    o = spread_windows<32, kStep, kStream>(rows, o, whole);
+  }
+  if constexpr (kVectorBytes > 16) {
+    o = spread_windows<16, kStep, kStream>(rows, o, whole);
+  }
+  if (o * kStep == w.input) {
+    return;
+  }
+  T* to = rows.to;
+  uint8_t tap = rows.tap;
+  for (int64_t row = 0; row < rows.count; ++row, to += rows.pitch, tap += kStep) {
+    int64_t at = o * kStep;
+    for (int64_t i = o; i < w.output && at < w.input; ++i) {
+      for (int t = 0; t < kStep && at < w.input; ++t, ++at) {
+        const bool wins = rows.offsets[i] == static_cast<uint8_t>(tap + t);
+        narrow(wins ? SumOf<T>(0) + widen(rows.grad[i]) : SumOf<T>(0), to[at]);
+      }
+    }
+    for (; at < w.input; ++at) {
+      narrow(SumOf<T>(0), to[at]);
+    }
+  }
+}
+
+// True where every window is whole: then rows of offsets can be checked many at a time.
+inline bool all_whole(const Axis& axis) {
+  const Interior interior = interior_of(axis);
+  return interior.begin == 0 && interior.end == axis.output;
+}
+
+// Rows of windows along the height, and beyond the last one the rows that none has.
+inline int64_t row_groups(const Axis& h) {
+  return (h.input - 1 + h.pad) / h.stride + 1;
+}
+
+// Units: groups of rows of grad_input, those from the place of one row of windows to that of the next.
+template <class T, int kStep>
+int64_t backward_disjoint(
+    const BackwardParams& p,
+    const BackwardPlan& plan,
+    void* scratch,
+    int64_t begin,
+    int64_t end) {
+  const Shape& shape = p.shape;
+  const Axis& w = shape.w;
+  const Axis& h = shape.h;
+  const RowCheck check(shape, static_cast<uint8_t*>(scratch));
+  const int64_t fit = w.input / kStep;
+  const int64_t whole = fit < w.output ? fit : w.output;
+  const int64_t groups = row_groups(h);
+  int64_t group = begin % groups;
+  int64_t z = begin / groups % shape.d.input;
+  int64_t plane = begin / groups / shape.d.input;
+  const bool in_blocks = all_whole(w) && all_whole(h) && all_whole(shape.d);
+  const int64_t taps = shape.d.kernel * h.kernel * shape.w.kernel;
+  const int64_t all_rows = shape.batch * shape.channels * shape.d.output * h.output;
+  const int64_t block = kCheckedBytes / w.output + 1;
+  int64_t checked = -1; // rows of offsets up to this one are
+  Owner d(shape.d, z);
+  const int64_t last_group = end % groups;
+  const int64_t last_row = last_group > 0 ? last_group * h.stride - h.pad : 0;
+  const T* const room_end =
+      static_cast<const T*>(p.grad_input) + (end / groups * h.input + (last_row > 0 ? last_row : 0)) * w.input;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t start = group * h.stride - h.pad;
+    const int64_t first = start > 0 ? start : 0;
+    const int64_t last = start + h.stride < h.input ? start + h.stride : h.input;
+    T* const to = static_cast<T*>(p.grad_input) + ((plane * shape.d.input + z) * h.input + first) * w.input;
+    int64_t count = 0; // rows that windows have
+    if (group < h.output && d.exists(shape.d)) {
+      count = (start + h.kernel < last ? start + h.kernel : last) - first;
+      const int64_t row = (plane * shape.d.output + d.out) * h.output + group;
+      const T* const grad = static_cast<const T*>(p.grad_output) + row * w.output;
+      const uint8_t* const offsets = static_cast<const uint8_t*>(p.offsets) + row * w.output;
+      if (in_blocks && row >= checked) {
+        const int64_t rows = row + block < all_rows ? block : all_rows - row;
+        checked = any_outside(offsets, rows * w.output, 0, taps) ? row : row + rows;
+      }
+      if (row >= checked) {
+        const Taps td = taps_of(shape.d, d.out);
+        const int64_t bad = d.tap == td.first ? check(offsets, td, taps_of(h, group), 0, w.output) : -1;
+        if (bad >= 0) {
+          return row * w.output + bad;
+        }
+      }
+      const int64_t tap = (d.tap * h.kernel + first - start) * kStep;
+      const SpreadRows<T> rows = {
+          to, w.input, count, static_cast<uint8_t>(tap), grad, offsets, room_end - to, (all_rows - row) * w.output};
+      if (plan.stream) {
+        spread_rows<kStep, true>(rows, w, whole);
+      } else {
+        spread_rows<kStep, false>(rows, w, whole);
+      }
+    }
+    if (count < last - first) {
+      __builtin_memset(to + count * w.input, 0, static_cast<size_t>((last - first - count) * w.input) * sizeof(T));
+    }
+    if (++group == groups) {
+      group = 0;
+      d.advance(shape.d);
+      if (++z == shape.d.input) {
+        z = 0;
+        d = Owner(shape.d, 0);
+        ++plane;
+      }
+    }
+  }
+  if (plan.stream) {
+    stream_fence();
+  }
+  return -1;
+}
+
+// Gradients are stored past the cache from a size on that is larger than for outputs: who computes them reads less.
+inline bool streams_rows(const BackwardParams& p, int64_t row_bytes, int64_t bytes) {
+  return bytes / 3 >= p.stream_bytes / 2 && row_bytes % kVectorBytes == 0 &&
+      reinterpret_cast<uintptr_t>(p.grad_input) % kVectorBytes == 0;
+}
+
+template <class T>
+inline bool plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
+  const Shape& shape = p.shape;
+  const auto is_disjoint = [](const Axis& axis) {
+    return (axis.kernel - 1) * axis.dilation < axis.stride && axis.dilation == 1;
+  };
+  const Axis& w = shape.w;
+  const bool has_step = w.kernel == w.stride && (w.stride == 2 || w.stride == 4) && w.pad == 0 && w.dilation == 1;
+  if (p.wide_offsets || !has_step || !is_disjoint(shape.d) || !is_disjoint(shape.h)) {
+    return false;
+  }
+  plan.family = "disjoint";
+  plan.run = w.stride == 2 ? backward_disjoint<T, 2> : backward_disjoint<T, 4>;
+  plan.units = shape.batch * shape.channels * shape.d.input * row_groups(shape.h);
+  plan.scratch_bytes = 2 * w.output;
+  const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));
+  plan.stream = streams_rows(p, row_bytes, shape.batch * shape.channels * shape.d.input * shape.h.input * row_bytes);
+  return true;
+}
+
+} // namespace

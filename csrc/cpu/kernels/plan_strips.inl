@@ -1,0 +1,121 @@
+// Which windows families "strips" and "slices" take, and how they split the work.
+
+namespace {
+
+// Lanes that stand in for others where NaNs are found.
+template <class L>
+inline constexpr bool kIsExact = __is_same(L, typename Lanes<typename L::Element, 16>::Exact);
+
+template <class L, bool kIndexed, int kKernel, int kStride>
+inline PoolPlane find_pool_of(const Shape& shape) {
+  if (!strips_fit<L::kLanes>(shape.w)) {
+    return nullptr;
+  }
+  if (shape.h.kernel == 1) {
+    // Vectors at every element cross lines of the cache, which long ones pay more for.
+    constexpr bool kIsFloat = Type<typename L::Element>::kHasNan && sizeof(typename L::Lane) > 2;
+    constexpr int kBytes = kStride == 1 && kVectorBytes > 32 && kIsFloat ? 32 : kVectorBytes;
+    if constexpr (sizeof(typename L::V) == kBytes || kIsExact<L>) {
+      return pool_plane<L, kIndexed, kKernel, kStride, 1>;
+    }
+    return nullptr;
+  }
+  return kKernel == 4 ? nullptr : pool_plane < L, kIndexed, kKernel, kStride, kKernel == 4 ? 1 : kKernel > ;
+}
+
+// The code for windows like these, or null.
+template <class L, bool kIndexed>
+inline PoolPlane find_pool(const Shape& shape) {
+  const Axis& w = shape.w;
+  if (w.kernel == 2 && w.stride == 2) {
+    return find_pool_of<L, kIndexed, 2, 2>(shape);
+  }
+  if (w.kernel == 3 && w.stride == 2) {
+    return find_pool_of<L, kIndexed, 3, 2>(shape);
+  }
+  if (w.kernel == 3 && w.stride == 1) {
+    return find_pool_of<L, kIndexed, 3, 1>(shape);
+  }
+  if (w.kernel == 2 && w.stride == 1) {
+    return find_pool_of<L, kIndexed, 2, 1>(shape);
+  }
+  if (w.kernel == 4 && w.stride == 4) {
+    return find_pool_of<L, kIndexed, 4, 4>(shape);
+  }
+  return nullptr;
+}
+
+template <class L>
+inline PoolPlane find_pool(const ForwardParams& p) {
+  return p.offsets ? find_pool<L, true>(p.shape) : find_pool<L, false>(p.shape);
+}
+
+// Rows shorter than a vector: half of one or a quarter (of bytes: a quarter), for the types that small planes come in.
+template <class T, int kBytes = kVectorBytes>
+inline PoolPlane find_widest_pool(const ForwardParams& p) {
+  const PoolPlane found = find_pool<Lanes<T, kBytes>>(p);
+  constexpr int kNarrow = sizeof(T) == 1 && kBytes > 32 ? kBytes / 4 : kBytes / 2;
+  if constexpr (kNarrow >= 16 && kNarrow >= 4 * static_cast<int>(sizeof(T)) && (sizeof(T) == 1 || Type<T>::kHasNan)) {
+    return found ? found : find_widest_pool<T, kNarrow>(p);
+  }
+  return found;
+}
+
+// Of the input that a unit reads: walked strip by strip within a cache.
+inline constexpr int64_t kStripBytes = 16 * 1024;
+
+// Fills `plan` where the family fits.
+template <class T>
+inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
+  const Shape& shape = p.shape;
+  const auto is_square = shape.h.kernel == shape.w.kernel && shape.h.stride == shape.w.stride;
+  const auto is_dense = [](const Axis& axis) { return axis.dilation == 1 || axis.kernel == 1; };
+  if (p.input_strides.w != 1 || p.output_strides.w != 1 || (p.wide_offsets && p.offsets) || !is_dense(shape.w) ||
+      !is_dense(shape.h) || !(shape.h.kernel == 1 || is_square)) {
+    return false;
+  }
+  // Windows that share no rows take all their slices at once.
+  const bool is_deep = shape.d.kernel > 1 && (shape.d.kernel > shape.d.stride || shape.h.kernel > shape.h.stride);
+  if (is_deep && shape.d.kernel > kMostSlices) {
+    return false;
+  }
+  const PoolPlane pool = find_widest_pool<T>(p);
+  if (pool == nullptr) {
+    return false;
+  }
+  plan = plan_windows<T>(p);
+  plan.family = "strips";
+  plan.run = forward_strips<T>;
+  plan.pool = pool;
+  if constexpr (kHasExact<Lanes<T>>) {
+    plan.pool_exact = find_pool<typename Lanes<T, 16>::Exact>(p);
+  }
+  const int64_t planes = shape.batch * shape.channels * shape.d.output;
+  const int64_t size = static_cast<int64_t>(sizeof(T));
+  const int64_t step = shape.h.stride < 4096 ? shape.h.stride : 4096; // larger ones read no more of a page
+  const int64_t row_bytes = step * shape.w.input * size; // of the input, per row of the output
+  const int64_t written = planes * shape.h.output * shape.w.output * size;
+  // Strips of large planes do not read memory in its order: beyond the cache, rows do better.
+  const bool is_large =
+      shape.h.output * row_bytes > kStripBytes && planes * shape.h.output * row_bytes + written >= p.stream_bytes;
+  if (is_large && shape.h.kernel > shape.h.stride) {
+    constexpr int64_t kPlace = sizeof(typename Lanes<T>::Lane) + sizeof(typename Lanes<T>::Index);
+    plan.scratch_bytes = 4 * (shape.w.output + kVectorBytes) * kPlace;
+  }
+  const int64_t rows = (plan.scratch_bytes ? 8 * kStripBytes : kStripBytes) / row_bytes;
+  plan.block_rows = rows > 8 ? rows : 8;
+  plan.row_blocks = (shape.h.output + plan.block_rows - 1) / plan.block_rows;
+  plan.block_rows = (shape.h.output + plan.row_blocks - 1) / plan.row_blocks;
+  plan.units = planes * plan.row_blocks;
+  // Only whole vectors or halves: a line that is streamed and stored to is written twice.
+  plan.stream = written >= p.stream_bytes && shape.w.output * size % static_cast<int64_t>(sizeof(HalfVector)) == 0;
+  // Windows of one row are read in the order of memory anyway.
+  plan.touch = (shape.h.kernel > 1 || shape.d.kernel > 1) &&
+      shape.batch * shape.channels * shape.d.input * shape.h.output * row_bytes >= kTouchBytes;
+  if (is_deep) {
+    plan_slices<T>(p, plan);
+  }
+  return true;
+}
+
+} // namespace

@@ -1,0 +1,464 @@
+// Forward, family "sliding": windows of any size that move by one element in both directions.
+//
+// A block of the input is copied with its padding as one long line, row after row, and pooled across its columns by the
+// passes of tile.inl. Along the height, rows fall into groups as long as the windows (van Herk, 1992; Gil and Werman,
+// 1993): a window is the end of one group and the beginning of the next, so it is one comparison of what its end and its
+// beginning have gathered, however large it is. Rows of padding do not take part.
+
+namespace {
+
+inline constexpr int64_t kSlidingBytes = 512 * 1024; // wanted size of the rows kept
+
+// A block of the output and what it reads. Rows are those of the input unless said otherwise.
+struct SlidingBlock {
+  int64_t n, c, d;
+  int64_t row, rows; // of the output
+  int64_t column, columns; // of the output
+};
+
+// Sizes and places in scratch; a group is shape.h.kernel rows.
+template <class L, bool kIndexed>
+struct SlidingScratch {
+  int64_t reach; // places beyond the last column that windows read
+  int64_t pitch; // places of a row
+  bool keeps_all; // rows pooled across that are kept: all of a block, or two groups
+  int64_t half; // places of all rows, or of a group, and room for what vectors touch beyond
+  int64_t copy_bytes, value_bytes, index_bytes, ends_bytes, end_index_bytes;
+
+  SlidingScratch(const Shape& shape, const ForwardPlan& plan) {
+    reach = (shape.w.kernel - 1) * shape.w.dilation;
+    pitch = plan.block_columns + (plan.column_blocks > 1 ? L::kLanes : 0) + reach;
+    const int64_t all = plan.block_rows + shape.h.kernel - 1;
+    const int64_t most = all < shape.h.input ? all : shape.h.input;
+    keeps_all = most <= 2 * shape.h.kernel || most * pitch * lane_bytes() <= kSlidingBytes / 4;
+    half = (keeps_all ? most : shape.h.kernel) * pitch + reach + 3 * kUnroll * L::kLanes;
+    const int64_t places = keeps_all ? half : 2 * half;
+    copy_bytes = aligned(half * lane_bytes());
+    value_bytes = aligned(places * lane_bytes());
+    index_bytes = kIndexed ? aligned(places * index_lane_bytes()) : 0;
+    ends_bytes = aligned(shape.h.kernel * L::kLanes * lane_bytes());
+    end_index_bytes = kIndexed ? aligned(shape.h.kernel * L::kLanes * index_lane_bytes()) : 0;
+  }
+  static int64_t lane_bytes() {
+    return sizeof(typename L::Lane);
+  }
+  static int64_t index_lane_bytes() {
+    return sizeof(typename L::Index);
+  }
+  int64_t total() const {
+    return copy_bytes + value_bytes + index_bytes + ends_bytes + end_index_bytes;
+  }
+};
+
+template <class L, bool kIndexed, class Offset>
+class Sliding {
+ public:
+  typedef typename L::Element T;
+  static constexpr int kLanes = L::kLanes;
+  typedef Champions<L, kIndexed> Best;
+  typedef typename L::Mask Mask;
+
+  Sliding(const ForwardParams& p, const ForwardPlan& plan, char* scratch)
+      : p_(p),
+        shape_(p.shape),
+        size_(p.shape, plan),
+        copy_(reinterpret_cast<typename L::Lane*>(scratch)),
+        kept_(line_at(scratch + size_.copy_bytes, size_.value_bytes)),
+        ends_(line_at(scratch + size_.copy_bytes + size_.value_bytes + size_.index_bytes, size_.ends_bytes)) {}
+
+  // False where the block holds strange lanes.
+  bool pool(const SlidingBlock& block) {
+    const Strides& in = p_.input_strides;
+    const Strides& out = p_.output_strides;
+    const int64_t slice = taps_of(shape_.d, block.d).start;
+    input_ = static_cast<const T*>(p_.input) + block.n * in.n + block.c * in.c + slice * in.d;
+    const int64_t to = block.n * out.n + block.c * out.c + block.d * out.d + block.row * out.h + block.column;
+    values_ = static_cast<T*>(p_.output) + to;
+    offsets_ = kIndexed ? static_cast<Offset*>(p_.offsets) + to : nullptr;
+    strange_ = Mask{};
+    const int64_t group = shape_.h.kernel;
+    const int64_t start = block.row - shape_.h.pad; // first row of the first window
+    const int64_t stop = clamp(start + block.rows + group - 1); // one past the last window's last row
+    const int64_t pitch = size_.pitch;
+    if constexpr (sizeof(Offset) == 1) {
+      if (group == 5 && shape_.w.kernel == 5 && shape_.w.dilation == 1 && size_.keeps_all) {
+        copy(block, clamp(start), stop);
+        for_strips(block, [&](int64_t column) { walk_five(block, clamp(start), column); });
+        return !L::is_strange(strange_);
+      }
+    }
+    if (size_.keeps_all) {
+      across(block, clamp(start), stop, 0);
+    } else {
+      across(block, clamp(start), clamp(start + group), 0);
+    }
+    for (int64_t at = 0; at < block.rows; at += group) {
+      const int64_t begin = start + at;
+      // Where row `begin` would lie, for the rows of this group and for those of the next.
+      int64_t here = (begin - clamp(start)) * pitch;
+      int64_t next = here;
+      if (!size_.keeps_all) {
+        const int64_t half = at / group % 2 * size_.half;
+        const int64_t last = clamp(begin + 2 * group);
+        across(block, clamp(begin + group), last < stop ? last : stop, size_.half - half);
+        here = half + (begin - clamp(begin)) * pitch;
+        next = size_.half - half + (begin - clamp(begin + group)) * pitch;
+      }
+      for_strips(block, [&](int64_t column) {
+        down(block, at, column, {kept_.value + here, kept_.index + here}, {kept_.value + next, kept_.index + next});
+      });
+    }
+    return !L::is_strange(strange_);
+  }
+
+  // Another has used the scratch.
+  void forget() {
+    is_copy_whole_ = false;
+  }
+
+ private:
+  static Line<L> line_at(char* at, int64_t value_bytes) {
+    return {reinterpret_cast<typename L::Lane*>(at), reinterpret_cast<typename L::Index*>(at + value_bytes)};
+  }
+  int64_t clamp(int64_t y) const {
+    return y < 0 ? 0 : y < shape_.h.input ? y : shape_.h.input;
+  }
+
+  // Calls `pool(column)` for vectors of columns; the last overlaps the one before.
+  template <class Pool>
+  TORCH_MAXPOOL_INLINE void for_strips(const SlidingBlock& block, const Pool& pool) {
+    const int64_t last = block.columns - kLanes;
+    for (int64_t column = 0; column < last; column += kLanes) {
+      pool(column);
+    }
+    pool(last);
+  }
+
+  // Rows [begin, end) with their padding, to `copy_`.
+  void copy(const SlidingBlock& block, int64_t begin, int64_t end) {
+    const int64_t pitch = size_.pitch;
+    const int64_t first = block.column - shape_.w.pad; // place 0 of a row
+    const int64_t left = first < 0 ? -first : 0;
+    const int64_t last = shape_.w.input - first < pitch ? shape_.w.input - first : pitch;
+    const bool is_whole = size_.keeps_all && begin == 0 && end == shape_.h.input && block.columns == shape_.w.output;
+    const bool has_padding = is_whole && is_copy_whole_; // from the plane before
+    is_copy_whole_ = is_whole;
+    copy_rows(copy_ + left, input_ + begin * p_.input_strides.h + first + left, end - begin, last - left);
+    if (has_padding) {
+      return;
+    }
+    for (int64_t y = begin; y < end; ++y) {
+      typename L::Lane* const row = copy_ + (y - begin) * pitch;
+      fill_lowest_exactly(row, left);
+      fill_lowest_exactly(row + last, pitch - last);
+    }
+    fill_lowest<L>(copy_ + (end - begin) * pitch, size_.reach);
+  }
+
+  // Rows [begin, end) pooled across, to place `to` of the kept ones and on.
+  void across(const SlidingBlock& block, int64_t begin, int64_t end, int64_t to) {
+    if (begin >= end) {
+      return;
+    }
+    copy(block, begin, end);
+    const int64_t count = (end - begin) * size_.pitch;
+    const Line<L> line = {kept_.value + to, kept_.index + to};
+    slide_across<L, kIndexed>(copy_, line, count, shape_.w.kernel, shape_.w.dilation);
+    if constexpr (kIndexed) {
+      name_first_columns(block, line, end - begin);
+    }
+  }
+
+  // Windows of nothing but the lowest value name their first element within the row.
+  void name_first_columns(const SlidingBlock& block, const Line<L>& line, int64_t rows) const {
+    for (int64_t column = 0; column < block.columns; column += kLanes) {
+      if (taps_of(shape_.w, block.column + column).first == 0) {
+        return;
+      }
+      typename L::IV first = {};
+      for (int i = 0; i < kLanes && column + i < block.columns; ++i) {
+        first[i] = static_cast<typename L::Index>(taps_of(shape_.w, block.column + column + i).first);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        typename L::Index* const at = line.index + r * size_.pitch + column;
+        const typename L::IV index = load_vector<typename L::IV>(at);
+        store_vector(at, index > first ? index : first);
+      }
+    }
+  }
+
+  static void fill_lowest_exactly(typename L::Lane* to, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      to[i] = L::lowest();
+    }
+  }
+
+  // `rows` rows of `count` elements as lanes, nothing beyond.
+  void copy_rows(typename L::Lane* to, const T* from, int64_t rows, int64_t count) {
+    const int64_t pitch = size_.pitch;
+    const int64_t input_pitch = p_.input_strides.h;
+    Mask noted = {};
+    for (int64_t r = 0; r < rows; ++r, to += pitch, from += input_pitch) {
+      if (count < kLanes) {
+        for (int64_t i = 0; i < count; ++i) {
+          to[i] = L::lane(from[i]);
+          L::note(noted, splat<typename L::V>(to[i]));
+        }
+        continue;
+      }
+      const typename L::V last = L::load(from + count - kLanes); // may overlap the vector before
+      int64_t i = 0;
+      for (; i + kLanes < count; i += kLanes) {
+        const typename L::V v = L::load(from + i);
+        L::note(noted, v, last);
+        store_vector(to + i, v);
+      }
+      L::note(noted, last);
+      store_vector(to + count - kLanes, last);
+    }
+    strange_ = noted > strange_ ? noted : strange_;
+  }
+
+  // kLanes columns of windows of 5 x 5, with what rows share in registers; `first`: row of the input at copy_. Tap numbers
+  // are counted from row 0 of the input until they are stored.
+  void walk_five(const SlidingBlock& block, int64_t first, int64_t column) {
+    const int64_t start = block.row - shape_.h.pad;
+    typename L::IV first_taps = {};
+    for (int i = 0; kIndexed && i < kLanes; ++i) {
+      first_taps[i] = static_cast<typename L::Index>(taps_of(shape_.w, block.column + column + i).first);
+    }
+    const typename L::Lane* const lanes = copy_ + column;
+    const int64_t pitch = size_.pitch;
+    const int64_t input_rows = shape_.h.input;
+    const auto row = [&](int64_t y) __attribute__((always_inline)) {
+      const typename L::Lane* const from = lanes + (y - first) * pitch;
+      Best best = {load_vector<typename L::V>(from), {}};
+      for (int t = 1; t < 5; ++t) {
+        best.meet(load_vector<typename L::V>(from + t), splat_index<L>(t));
+      }
+      if constexpr (kIndexed) {
+        best.index = (best.index > first_taps ? best.index : first_taps) + splat_index<L>(5 * y);
+      }
+      return best;
+    };
+    const auto later = [](Best best, const Best& after) __attribute__((always_inline)) {
+      best.meet(after);
+      return best;
+    };
+    Best here = {splat<typename L::V>(L::lowest()), {}};
+    Best pair0 = here; // of rows one and two before, and so on
+    Best pair1 = here;
+    Best pair2 = here;
+    for (int64_t r = -4; r < block.rows; ++r) {
+      const int64_t y = start + r + 4;
+      Best next = here;
+      if (y < input_rows) {
+        next = row(y < first ? first : y); // above the input, its first row, which names itself
+      } else {
+        next.value = splat<typename L::V>(L::lowest()); // below it: never a winner
+      }
+      if (r >= 0) {
+        store(r, column, later(later(pair0, pair2), next), start + r);
+      }
+      const Best pair3 = later(here, next);
+      pair0 = pair1;
+      pair1 = pair2;
+      pair2 = pair3;
+      here = next;
+    }
+  }
+
+  // kLanes columns of the output's rows from `at` (within the block) on, a group of them at the most. `here`: row 0 of the
+  // group in which their windows begin, at column 0; `next`: the same for rows of the group after it.
+  void down(const SlidingBlock& block, int64_t at, int64_t column, const Line<L>& here, const Line<L>& next) {
+    const int64_t group = shape_.h.kernel;
+    const int64_t begin = block.row - shape_.h.pad + at; // row 0 of the group, in the input
+    const int64_t count = block.rows - at < group ? block.rows - at : group;
+    const auto row = [&](const Line<L>& from, int64_t j) __attribute__((always_inline)) {
+      Best best = taken(from, j * size_.pitch + column);
+      if constexpr (kIndexed) {
+        best.index += splat_index<L>(j * shape_.w.kernel);
+      }
+      return best;
+    };
+    // Ends of this group, from its last row within the input up.
+    const int64_t first = begin < 0 ? -begin : 0;
+    const int64_t end = shape_.h.input - begin < group ? shape_.h.input - begin : group;
+    if (first < end) {
+      Best best = row(here, end - 1);
+      put<L, kIndexed>(ends_, (end - 1) * kLanes, best);
+      for (int64_t j = end - 2; j >= first; --j) {
+        Best earlier = row(here, j);
+        earlier.meet(best);
+        best = earlier;
+        put<L, kIndexed>(ends_, j * kLanes, best);
+      }
+    }
+    // Each window from row j of the group on: an end of it, and the beginning of the next.
+    const auto ending = [&](int64_t j)
+                            __attribute__((always_inline)) { return taken(ends_, (j > first ? j : first) * kLanes); };
+    store(at, column, ending(0), 0);
+    const int64_t more = shape_.h.input - begin - group; // rows of the next group and on
+    if (more <= 0) {
+      for (int64_t j = 1; j < count; ++j) {
+        store(at + j, column, ending(j), j);
+      }
+      return;
+    }
+    Best beginning = row(next, group);
+    for (int64_t j = 1; j < count; ++j) {
+      if (j > 1 && j <= more) {
+        beginning.meet(row(next, group + j - 1));
+      }
+      Best best = ending(j);
+      best.meet(beginning);
+      store(at + j, column, best, j);
+    }
+  }
+
+  TORCH_MAXPOOL_INLINE void store(int64_t row, int64_t column, Best best, int64_t j) const {
+    const int64_t to = row * p_.output_strides.h + column;
+    L::store(values_ + to, best.value);
+    if constexpr (kIndexed) {
+      store_offsets<L>(offsets_ + to, best.index - splat_index<L>(j * shape_.w.kernel));
+    }
+  }
+
+  static TORCH_MAXPOOL_INLINE Best taken(const Line<L>& line, int64_t i) {
+    return at<L, kIndexed>(line, i);
+  }
+
+  const ForwardParams& p_;
+  const Shape& shape_;
+  const SlidingScratch<L, kIndexed> size_;
+  typename L::Lane* const copy_;
+  const Line<L> kept_;
+  const Line<L> ends_;
+  const T* input_ = nullptr;
+  T* values_ = nullptr;
+  Offset* offsets_ = nullptr;
+  bool is_copy_whole_ = false; // what `copy_` holds is a whole plane with its padding
+  Mask strange_ = {};
+};
+
+// Units: blocks of one plane.
+template <class L, bool kIndexed, class Offset>
+void forward_sliding(const ForwardParams& p, const ForwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
+  const Shape& shape = p.shape;
+  Sliding<L, kIndexed, Offset> sliding(p, plan, static_cast<char*>(scratch));
+  for (int64_t unit = begin; unit < end; ++unit) {
+    int64_t rest = unit / plan.column_blocks;
+    SlidingBlock block;
+    block.column = unit % plan.column_blocks * plan.block_columns;
+    block.row = rest % plan.row_blocks * plan.block_rows;
+    rest /= plan.row_blocks;
+    block.d = rest % shape.d.output;
+    rest /= shape.d.output;
+    block.c = rest % shape.channels;
+    block.n = rest / shape.channels;
+    const int64_t rows = shape.h.output - block.row;
+    block.rows = rows < plan.block_rows ? rows : plan.block_rows;
+    const bool is_last = unit % plan.column_blocks == plan.column_blocks - 1;
+    block.columns = is_last ? shape.w.output - block.column : plan.block_columns;
+    if (sliding.pool(block)) {
+      continue;
+    }
+    if constexpr (kHasExact<L>) {
+      typedef typename Lanes<typename L::Element, 16>::Exact Exact;
+      Sliding<Exact, kIndexed, Offset>(p, plan, static_cast<char*>(scratch)).pool(block);
+      sliding.forget();
+    } else {
+      for (int64_t h = block.row; h < block.row + block.rows; ++h) {
+        forward_row<typename L::Element>(p, {block.n, block.c, block.d, h}, block.column, block.column + block.columns);
+      }
+    }
+  }
+}
+
+template <class L, bool kIndexed>
+inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardPlan& plan) {
+  const Shape& shape = p.shape;
+  const int64_t group = shape.h.kernel;
+  const int64_t reach = (shape.w.kernel - 1) * shape.w.dilation;
+  constexpr int64_t kPlace = sizeof(typename L::Lane) + (kIndexed ? sizeof(typename L::Index) : 0);
+  const int64_t wanted = kSlidingBytes / (2 * group * kPlace) - reach;
+  const int64_t least = reach > 128 ? reach : 128;
+  const int64_t columns = wanted > least ? wanted : least;
+  const int64_t rows = 8 * group > 64 ? 8 * group : 64;
+  const auto blocks = [](int64_t size, int64_t block) {
+    return size <= block + block / 4 ? 1 : rounded_up(size, block);
+  };
+  plan.column_blocks = blocks(shape.w.output, columns);
+  plan.block_columns = rounded_up(shape.w.output, plan.column_blocks);
+  plan.row_blocks = blocks(shape.h.output, rows);
+  plan.block_rows = rounded_up(shape.h.output, plan.row_blocks);
+  plan.row_blocks = rounded_up(shape.h.output, plan.block_rows);
+  // A rest narrower than a vector is added to the last block.
+  plan.column_blocks = rounded_up(shape.w.output - L::kLanes + 1, plan.block_columns);
+  plan.family = "sliding";
+  plan.run = run;
+  plan.units = shape.batch * shape.channels * shape.d.output * plan.row_blocks * plan.column_blocks;
+  plan.scratch_bytes = SlidingScratch<L, kIndexed>(shape, plan).total();
+  return true;
+}
+
+// kOnlyWide: lanes that are there for int32 offsets.
+template <class L, bool kOnlyWide = false>
+inline bool plan_sliding_with(const ForwardParams& p, ForwardPlan& plan) {
+  if (p.shape.w.output < L::kLanes) {
+    return false;
+  }
+  if constexpr (!kOnlyWide) {
+    if (p.offsets == nullptr) {
+      return plan_sliding_for<L, false>(p, forward_sliding<L, false, uint8_t>, plan);
+    }
+    if (!p.wide_offsets) {
+      return plan_sliding_for<L, true>(p, forward_sliding<L, true, uint8_t>, plan);
+    }
+  }
+  if constexpr (sizeof(typename L::V) == kVectorBytes) { // such windows are for wider rows than narrow vectors are
+    return plan_sliding_for<L, true>(p, forward_sliding<L, true, int32_t>, plan);
+  }
+  return false;
+}
+
+// Fills `plan` where the family fits.
+template <class T>
+inline bool plan_sliding(const ForwardParams& p, ForwardPlan& plan) {
+  typedef Lanes<T> L;
+  const Shape& shape = p.shape;
+  constexpr int64_t kMost = int64_t{1} << 16; // taps along a dimension
+  const auto is_near = [](const Axis& axis) { // windows not much larger than the input
+    return axis.kernel <= kMost && axis.dilation <= kMost &&
+        (axis.kernel - 1) * axis.dilation <= 4 * (axis.input < kMost ? axis.input : kMost) + 256;
+  };
+  if (shape.d.kernel > 1 || shape.h.stride > 1 || shape.w.stride > 1 || shape.w.kernel == 1 ||
+      (shape.h.kernel > 1 && shape.h.dilation > 1) || p.input_strides.w != 1 || p.output_strides.w != 1 ||
+      !is_near(shape.w) || !is_near(shape.h)) {
+    return false;
+  }
+  // Tap numbers must fit the lanes of Index; those of rows beyond a window are only ever subtracted.
+  const int64_t taps = p.wide_offsets && p.offsets ? shape.h.kernel * shape.w.kernel : 1;
+  if constexpr (sizeof(typename L::Lane) == 1) {
+    if (taps > 65536) {
+      return plan_sliding_with<WideLanes<T, int32_t>, true>(p, plan);
+    }
+    if (taps > 1) {
+      return plan_sliding_with<WideLanes<T, int16_t>, true>(p, plan);
+    }
+  }
+  if constexpr (sizeof(typename L::Lane) == 2) {
+    if (taps > 65536) {
+      return false;
+    }
+  }
+  if (plan_sliding_with<L>(p, plan)) {
+    return true;
+  }
+  if constexpr (kVectorBytes > 16 && Type<T>::kHasNan) {
+    return plan_sliding_with<Lanes<T, kVectorBytes / 2>>(p, plan);
+  }
+  return false;
+}
+
+} // namespace

@@ -1,0 +1,341 @@
+// Sums of gradients: 16-bit floats are summed in float32 and rounded once, the others in their own type.
+
+namespace {
+
+inline float widen(Bfloat x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+inline float widen(Half x) {
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
+  const uint32_t magnitude = x.bits & 0x7fff;
+  uint32_t bits;
+  if (magnitude >= 0x7c00) { // infinity, NaN
+    bits = sign | 0x7f800000 | (magnitude & 0x3ff) << 13;
+  } else if (magnitude >= 0x400) { // normal
+    bits = sign | ((magnitude << 13) + ((127 - 15) << 23));
+  } else { // subnormal: magnitude * 2^-24
+    const float value = static_cast<float>(magnitude) * 0x1p-24f;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    bits |= sign;
+  }
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+// Round to nearest, ties to even; NaNs stay NaNs.
+inline void narrow(float value, Bfloat& to) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  to.bits = value != value ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline void narrow(float value, Half& to) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  uint32_t result;
+  if (bits > 0x7f800000) {
+    result = 0x7e00;
+  } else if (bits >= 0x477ff000) { // at least 65520 rounds to infinity
+    result = 0x7c00;
+  } else if (bits >= 0x38800000) { // at least 2^-14: normal
+    result = (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13;
+  } else { // subnormal: adding 0.5 lets the adder round to multiples of 2^-24
+    float magnitude;
+    __builtin_memcpy(&magnitude, &bits, sizeof magnitude);
+    magnitude += 0.5f;
+    __builtin_memcpy(&result, &magnitude, sizeof result);
+    result -= 0x3f000000;
+  }
+  to.bits = static_cast<uint16_t>(sign | result);
+}
+
+inline float widen(float x) {
+  return x;
+}
+inline double widen(double x) {
+  return x;
+}
+inline void narrow(float value, float& to) {
+  to = value;
+}
+inline void narrow(double value, double& to) {
+  to = value;
+}
+
+template <class T>
+struct SumType {
+  typedef float type;
+};
+template <>
+struct SumType<double> {
+  typedef double type;
+};
+template <class T>
+using SumOf = typename SumType<T>::type;
+
+// Vectors of kLanes sums, and the elements T in memory that they come from and go to. `store` goes to any address,
+// `stream` past the cache to one aligned to kBytes.
+template <class T, int kVector = kVectorBytes>
+struct Sums {
+  typedef SumOf<T> Sum;
+  static constexpr int kLanes = kVector / static_cast<int>(sizeof(Sum));
+  static constexpr int kBytes = kLanes * static_cast<int>(sizeof(T));
+  typedef Vector<Sum, kLanes> V;
+  static TORCH_MAXPOOL_INLINE V load(const T* from) {
+    return load_vector<V>(from);
+  }
+  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
+    store_vector(to, v);
+  }
+  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
+    stream_vector(to, v);
+  }
+};
+
+template <class T, int kVector>
+struct NarrowSums {
+  typedef float Sum;
+  static constexpr int kLanes = kVector / 4;
+  static constexpr int kBytes = kLanes * 2;
+  typedef Vector<float, kLanes> V;
+  typedef Vector<uint16_t, kLanes> Bits;
+  typedef Vector<uint32_t, kLanes> Wide;
+
+  static TORCH_MAXPOOL_INLINE V load(const T* from) {
+    const Bits bits = load_vector<Bits>(from);
+    V v;
+    if constexpr (__is_same(T, Bfloat)) {
+      const Wide wide = convert<Wide>(bits) << 16;
+      __builtin_memcpy(&v, &wide, sizeof v);
+      return v;
+    }
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+    if constexpr (kLanes == 16) {
+      return reinterpret_cast<V>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(bits)));
+    }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+    if constexpr (kLanes == 8) {
+      return reinterpret_cast<V>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(bits)));
+    }
+#endif
+    for (int i = 0; i < kLanes; ++i) {
+      v[i] = widen(Half{bits[i]});
+    }
+    return v;
+  }
+  static TORCH_MAXPOOL_INLINE Bits rounded(V v) {
+    Wide wide;
+    __builtin_memcpy(&wide, &v, sizeof v);
+    if constexpr (__is_same(T, Bfloat)) {
+      wide = v != v ? Wide{} + 0x7fc00000 : wide + 0x7fff + (wide >> 16 & 1);
+      return convert<Bits>(wide >> 16);
+    }
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+    wide = v != v ? Wide{} + 0x7fc00000 : wide; // the conversion would keep what NaNs carry
+    __builtin_memcpy(&v, &wide, sizeof v);
+    if constexpr (kLanes == 8) {
+      return reinterpret_cast<Bits>(_mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+    if constexpr (kLanes == 16) {
+      return reinterpret_cast<Bits>(_mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+    }
+#endif
+    Bits bits;
+    for (int i = 0; i < kLanes; ++i) {
+      Half half;
+      narrow(v[i], half);
+      bits[i] = half.bits;
+    }
+    return bits;
+  }
+  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
+    store_vector(to, rounded(v));
+  }
+  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
+    if constexpr (kBytes >= 16) {
+      stream_vector(to, rounded(v));
+    } else {
+      store(to, v);
+    }
+  }
+};
+template <int kVector>
+struct Sums<Half, kVector> : NarrowSums<Half, kVector> {};
+template <int kVector>
+struct Sums<Bfloat, kVector> : NarrowSums<Bfloat, kVector> {};
+
+// Offsets or taps of up to 16 lanes, in the low bytes.
+typedef Vector<uint8_t, 16> TapLanes;
+
+// kLanes offsets from memory.
+template <int kLanes>
+TORCH_MAXPOOL_INLINE TapLanes load_offsets(const uint8_t* from) {
+  if constexpr (kLanes == 16) {
+    return load_vector<TapLanes>(from);
+  }
+  uint64_t bits = 0;
+  __builtin_memcpy(&bits, from, kLanes);
+  const Vector<uint64_t, 2> words = {bits, 0};
+  return reinterpret_cast<TapLanes>(words);
+}
+
+// sum + (offset == tap ? value : +0) in each lane, which leaves a sum that is not -0 bit for bit where offsets differ.
+template <class S>
+TORCH_MAXPOOL_INLINE typename S::V add_where(typename S::V sum, typename S::V value, TapLanes offsets, TapLanes taps) {
+  typedef typename S::V V;
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  const __m128i a = reinterpret_cast<__m128i>(offsets);
+  const __m128i b = reinterpret_cast<__m128i>(taps);
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  const __mmask16 wins = _mm_cmpeq_epi8_mask(a, b);
+  if constexpr (sizeof(V) == 64 && S::kLanes == 16) {
+    const __m512 before = reinterpret_cast<__m512>(sum);
+    return reinterpret_cast<V>(_mm512_mask_add_ps(before, wins, before, reinterpret_cast<__m512>(value)));
+  }
+  const __mmask8 low = static_cast<__mmask8>(wins);
+  if constexpr (sizeof(V) == 64 && S::kLanes == 8) {
+    const __m512d before = reinterpret_cast<__m512d>(sum);
+    return reinterpret_cast<V>(_mm512_mask_add_pd(before, low, before, reinterpret_cast<__m512d>(value)));
+  }
+  if constexpr (sizeof(V) == 32 && S::kLanes == 8) {
+    const __m256 before = reinterpret_cast<__m256>(sum);
+    return reinterpret_cast<V>(_mm256_mask_add_ps(before, low, before, reinterpret_cast<__m256>(value)));
+  }
+  if constexpr (sizeof(V) == 32 && S::kLanes == 4) {
+    const __m256d before = reinterpret_cast<__m256d>(sum);
+    return reinterpret_cast<V>(_mm256_mask_add_pd(before, low, before, reinterpret_cast<__m256d>(value)));
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  const __m128i equal = _mm_cmpeq_epi8(a, b);
+  if constexpr (sizeof(V) == 32 && S::kLanes == 8) {
+    const __m256i wins = _mm256_cvtepi8_epi32(equal);
+    return sum + reinterpret_cast<V>(_mm256_and_si256(reinterpret_cast<__m256i>(value), wins));
+  }
+  if constexpr (sizeof(V) == 32 && S::kLanes == 4) {
+    const __m256i wins = _mm256_cvtepi8_epi64(equal);
+    return sum + reinterpret_cast<V>(_mm256_and_si256(reinterpret_cast<__m256i>(value), wins));
+  }
+  if constexpr (sizeof(V) == 16 && S::kLanes == 4) {
+    const __m128i wins = _mm_cvtepi8_epi32(equal);
+    return sum + reinterpret_cast<V>(_mm_and_si128(reinterpret_cast<__m128i>(value), wins));
+  }
+#endif
+  typedef Vector<int8_t, S::kLanes> NarrowMask;
+  typedef Vector<typename UnsignedOf<sizeof(typename S::Sum)>::mask, S::kLanes> Mask;
+  const Vector<int8_t, 16> all = offsets == taps;
+  NarrowMask some;
+  __builtin_memcpy(&some, &all, sizeof some);
+  const Mask mask = __builtin_convertvector(some, Mask);
+  return sum + reinterpret_cast<V>(reinterpret_cast<Mask>(value) & mask);
+}
+
+// As before, of offsets in memory and one tap.
+template <class S>
+TORCH_MAXPOOL_INLINE typename S::V add_where(
+    typename S::V sum,
+    typename S::V value,
+    const uint8_t* offsets,
+    uint8_t tap) {
+  return add_where<S>(sum, value, load_offsets<S::kLanes>(offsets), splat<TapLanes>(tap));
+}
+
+template <class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V zip_low_lanes(V a, V b, Sequence<kIndex...>) {
+  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * static_cast<int>(sizeof...(kIndex)))...);
+}
+template <class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V zip_high_lanes(V a, V b, Sequence<kIndex...>) {
+  constexpr int kLanes = static_cast<int>(sizeof...(kIndex));
+  return __builtin_shufflevector(a, b, (kLanes / 2 + kIndex / 2 + kIndex % 2 * kLanes)...);
+}
+// Lanes of a and b in turns: the first half of the result and the second.
+template <class V>
+TORCH_MAXPOOL_INLINE V zip_low(V a, V b) {
+  return zip_low_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+template <class V>
+TORCH_MAXPOOL_INLINE V zip_high(V a, V b) {
+  return zip_high_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+
+template <int kBytes>
+TORCH_MAXPOOL_INLINE void copy_ends(char* to, const char* from, int64_t bytes) {
+  typedef Vector<char, kBytes> V;
+  const V last = load_vector<V>(from + bytes - kBytes);
+  store_vector(to, load_vector<V>(from));
+  store_vector(to + bytes - kBytes, last);
+}
+
+// memcpy, without a call for short rows.
+inline void copy_bytes(void* to_any, const void* from_any, int64_t bytes) {
+  char* to = static_cast<char*>(to_any);
+  const char* from = static_cast<const char*>(from_any);
+  if (bytes >= kVectorBytes) {
+    typedef Vector<char, kVectorBytes> V;
+    int64_t i = 0;
+    for (; i + kVectorBytes <= bytes; i += kVectorBytes) {
+      store_vector(to + i, load_vector<V>(from + i));
+    }
+    store_vector(to + bytes - kVectorBytes, load_vector<V>(from + bytes - kVectorBytes));
+  } else if (bytes >= kVectorBytes / 2) {
+    copy_ends<kVectorBytes / 2>(to, from, bytes);
+  } else if (bytes >= kVectorBytes / 4) {
+    copy_ends<kVectorBytes / 4>(to, from, bytes);
+  } else if (bytes >= 8) {
+    copy_ends<8>(to, from, bytes);
+  } else if (bytes >= 4) {
+    copy_ends<4>(to, from, bytes);
+  } else {
+    for (int64_t i = 0; i < bytes; ++i) {
+      to[i] = from[i];
+    }
+  }
+}
+
+// `count` elements as sums.
+template <class T>
+inline void widen_row(SumOf<T>* to, const T* from, int64_t count) {
+  typedef Sums<T> S;
+  if constexpr (sizeof(T) == sizeof(SumOf<T>)) {
+    copy_bytes(to, from, count * static_cast<int64_t>(sizeof(T)));
+  } else {
+    int64_t i = 0;
+    for (; i + S::kLanes <= count; i += S::kLanes) {
+      store_vector(to + i, S::load(from + i));
+    }
+    for (; i < count; ++i) {
+      to[i] = widen(from[i]);
+    }
+  }
+}
+
+// `count` sums, rounded to elements.
+template <class T>
+inline void narrow_row(T* to, const SumOf<T>* from, int64_t count) {
+  typedef Sums<T> S;
+  if constexpr (sizeof(T) == sizeof(SumOf<T>)) {
+    copy_bytes(to, from, count * static_cast<int64_t>(sizeof(T)));
+  } else {
+    int64_t i = 0;
+    for (; i + S::kLanes <= count; i += S::kLanes) {
+      S::store(to + i, load_vector<typename S::V>(from + i));
+    }
+    for (; i < count; ++i) {
+      narrow(from[i], to[i]);
+    }
+  }
+}
+
+} // namespace

@@ -1,0 +1,213 @@
+// Backward, family "walk": windows of 2 or 3 columns and as many rows, or of one row, at stride 1 and without depth,
+// straight from memory. A vector of adjacent columns of grad_input is walked from row to row: each row of windows is added
+// to the rows of grad_input that it covers, which stay in registers until they are complete. So windows are added in
+// their order, and the sums are those of a scatter, bit for bit.
+
+namespace {
+
+inline constexpr int64_t kWalkBytes = 16 * 1024; // of windows and elements per unit
+inline constexpr int64_t kMostWalked = int64_t{1} << 16; // elements of a row: units have scratch for some rows
+
+// One plane: first windows and element; rows are dense.
+template <class T>
+struct WalkedPlane {
+  const T* grads;
+  const uint8_t* offsets;
+  T* to;
+  Axis h, w;
+  uint8_t first_tap; // 0, which the compiler does not know: it would rather make taps anew than keep them
+};
+
+// Bytes of ones where column `first` + lane is not in [0, columns), else of zeros.
+inline TapLanes lanes_outside(int64_t first, int64_t columns) {
+  TapLanes lanes;
+  for (int i = 0; i < 16; ++i) {
+    lanes[i] = static_cast<uint8_t>(i);
+  }
+  const auto clamp = [](int64_t x) { return static_cast<uint8_t>(x < 0 ? 0 : x < 16 ? x : 16); };
+  const TapLanes begin = splat<TapLanes>(clamp(-first));
+  const TapLanes end = splat<TapLanes>(clamp(columns - first));
+  return reinterpret_cast<TapLanes>((lanes < begin) | (lanes >= end));
+}
+
+template <class T, int kRows, int kColumns, bool kStream>
+struct Walk {
+  typedef Sums<T> S;
+  typedef typename S::V V;
+  static constexpr int64_t kLanes = S::kLanes;
+
+  // Rows [begin, end) of kLanes columns from `x` on. kEdge: some of them ask windows that do not exist, or do not exist
+  // themselves; those are written where rows before `end` follow, which are written later.
+  template <bool kEdge>
+  static TORCH_MAXPOOL_INLINE void columns(const WalkedPlane<T>& plane, int64_t x, int64_t begin, int64_t end) {
+    TapLanes outside[kColumns] = {};
+    const int64_t first = x + plane.w.pad - (kColumns - 1); // column of the first window that is asked
+    if constexpr (kEdge) {
+      for (int i = 0; i < kColumns; ++i) {
+        outside[i] = lanes_outside(first + i, plane.w.output);
+      }
+    }
+    const int64_t row = begin + plane.h.pad - (kRows - 1);
+    const T* grads = plane.grads + row * plane.w.output + first;
+    const uint8_t* offsets = plane.offsets + row * plane.w.output + first;
+    T* to = plane.to + begin * plane.w.input + x;
+    TapLanes taps[kRows * kColumns];
+    for (int i = 0; i < kRows * kColumns; ++i) {
+      taps[i] = splat<TapLanes>(static_cast<uint8_t>(plane.first_tap + i));
+    }
+    V sums[kRows] = {};
+    for (int64_t y = begin - (kRows - 1); y < end; ++y) {
+      if (y + plane.h.pad >= 0 && y + plane.h.pad < plane.h.output) {
+        for (int i = 0; i < kColumns; ++i) {
+          const V value = S::load(grads + i);
+          const TapLanes offset = load_offsets<S::kLanes>(offsets + i) | outside[i];
+          for (int b = 0; b < kRows; ++b) {
+            sums[b] = add_where<S>(sums[b], value, offset, taps[b * kColumns + kColumns - 1 - i]);
+          }
+        }
+      }
+      if (y >= begin) {
+        if (kStream || !kEdge || x + kLanes <= plane.w.input || (end - y) * plane.w.input >= kLanes) {
+          if constexpr (kStream) {
+            S::stream(to, sums[0]);
+          } else {
+            S::store(to, sums[0]);
+          }
+        } else {
+          T row_end[kLanes];
+          S::store(row_end, sums[0]);
+          copy_bytes(to, row_end, (plane.w.input - x) * static_cast<int64_t>(sizeof(T)));
+        }
+        to += plane.w.input;
+      }
+      for (int b = 0; b + 1 < kRows; ++b) {
+        sums[b] = sums[b + 1];
+      }
+      sums[kRows - 1] = V{};
+      grads += plane.w.output;
+      offsets += plane.w.output;
+    }
+  }
+
+  // Rows [begin, end).
+  static void rows(const WalkedPlane<T> plane, int64_t begin, int64_t end) {
+    const int64_t width = plane.w.input;
+    const int64_t last = width > kLanes ? width - kLanes : 0; // may overlap the vector before
+    int64_t x = 0;
+    while (x <= last) {
+      const bool is_edge = x + plane.w.pad < kColumns - 1 || x + plane.w.pad + kLanes > plane.w.output;
+      if (is_edge) {
+        columns<true>(plane, x, begin, end);
+      } else {
+        columns<false>(plane, x, begin, end);
+      }
+      x = x < last && x + kLanes > last ? last : x + kLanes;
+    }
+  }
+};
+
+// Windows next to those of a unit that vectors read too.
+template <class T>
+inline constexpr int64_t kWalkReach = 2 * Sums<T>::kLanes;
+
+// Units: blocks of rows.
+template <class T, int kRows, int kColumns, bool kStream>
+int64_t backward_walk(const BackwardParams& p, const BackwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
+  const Axis& h = p.shape.h;
+  const Axis& w = p.shape.w;
+  const RowCheck check(p.shape, static_cast<uint8_t*>(scratch));
+  const int64_t room = (plan.block_rows + kRows - 1) * w.output + 2 * kWalkReach<T>;
+  T* const grads = reinterpret_cast<T*>(static_cast<char*>(scratch) + (2 * w.output + 63) / 64 * 64);
+  uint8_t* const offsets = reinterpret_cast<uint8_t*>(grads + room);
+  const int64_t plane_windows = h.output * w.output;
+  const int64_t all = p.shape.batch * p.shape.channels * p.shape.d.output * plane_windows;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t q = unit / plan.row_blocks;
+    const int64_t first = unit % plan.row_blocks * plan.block_rows;
+    const int64_t last = first + plan.block_rows < h.input ? first + plan.block_rows : h.input;
+    // Their windows.
+    const int64_t top = first + h.pad - (kRows - 1) > 0 ? first + h.pad - (kRows - 1) : 0;
+    const int64_t bottom = last + h.pad < h.output ? last + h.pad : h.output;
+    const int64_t from = q * plane_windows + top * w.output;
+    const int64_t count = (bottom - top) * w.output;
+    WalkedPlane<T> plane = {
+        static_cast<const T*>(p.grad_output) + q * plane_windows,
+        static_cast<const uint8_t*>(p.offsets) + q * plane_windows,
+        static_cast<T*>(p.grad_input) + q * h.input * w.input,
+        h,
+        w,
+        static_cast<uint8_t>(p.shape.d.kernel - 1)};
+    if (plan.touch) {
+      touch(plane.grads + top * w.output, count);
+    }
+    const int64_t bad = check.rows({0, 0, 1}, plane.offsets + top * w.output, w.output, {top, bottom}, {0, w.output});
+    if (bad >= 0) {
+      return q * plane_windows + bad;
+    }
+    if (from < kWalkReach<T> || from + count + kWalkReach<T> > all) { // vectors would leave the tensors
+      copy_bytes(grads + kWalkReach<T>, plane.grads + top * w.output, count * static_cast<int64_t>(sizeof(T)));
+      copy_bytes(offsets + kWalkReach<T>, plane.offsets + top * w.output, count);
+      plane.grads = grads + kWalkReach<T> - top * w.output;
+      plane.offsets = offsets + kWalkReach<T> - top * w.output;
+    }
+    Walk<T, kRows, kColumns, kStream>::rows(plane, first, last);
+  }
+  if (kStream) {
+    stream_fence();
+  }
+  return -1;
+}
+
+template <class T, bool kStream>
+inline BackwardKernel find_walk(const Shape& shape) {
+  const auto is_dense = [](const Axis& axis) { return axis.stride == 1 && (axis.dilation == 1 || axis.kernel == 1); };
+  if (!is_dense(shape.h) || !is_dense(shape.w) || shape.d.kernel > 1 || shape.d.stride > 1) {
+    return nullptr;
+  }
+  if (shape.h.kernel == 1 && shape.w.kernel == 2) {
+    return backward_walk<T, 1, 2, kStream>;
+  }
+  if (shape.h.kernel == 1 && shape.w.kernel == 3) {
+    return backward_walk<T, 1, 3, kStream>;
+  }
+  if (shape.h.kernel == 2 && shape.w.kernel == 2) {
+    return backward_walk<T, 2, 2, kStream>;
+  }
+  if (shape.h.kernel == 3 && shape.w.kernel == 3) {
+    return backward_walk<T, 3, 3, kStream>;
+  }
+  return nullptr;
+}
+
+// Fills `plan` where the family fits; returns its cost, in quarters of cycles.
+template <class T>
+inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
+  const Shape& shape = p.shape;
+  const int64_t size = static_cast<int64_t>(sizeof(T));
+  const int64_t planes = shape.batch * shape.channels * shape.d.output;
+  const int64_t row_bytes = shape.w.input * size;
+  const int64_t bytes = planes * shape.h.input * row_bytes;
+  const bool stream = streams_rows(p, row_bytes, bytes);
+  const BackwardKernel found = stream ? find_walk<T, true>(shape) : find_walk<T, false>(shape);
+  if (found == nullptr || p.wide_offsets || shape.w.input > kMostWalked) {
+    return -1;
+  }
+  plan.family = "walk";
+  plan.run = found;
+  plan.stream = stream;
+  plan.touch = shape.h.kernel > 1 && bytes >= kTouchBytes;
+  const int64_t rows = kWalkBytes / (2 * row_bytes + shape.w.output);
+  plan.row_blocks = shape.h.input / (rows > 8 ? rows : 8) + 1;
+  plan.block_rows = (shape.h.input + plan.row_blocks - 1) / plan.row_blocks;
+  plan.row_blocks = (shape.h.input + plan.block_rows - 1) / plan.block_rows;
+  plan.units = planes * plan.row_blocks;
+  const int64_t room = (plan.block_rows + shape.h.kernel - 1) * shape.w.output + 2 * kWalkReach<T>;
+  plan.scratch_bytes = (2 * shape.w.output + 63) / 64 * 64 + room * (size + 1);
+  constexpr int64_t kTapCost = kVectorBytes == 32 ? 6 : 8;
+  constexpr int64_t kUnitCost = 480;
+  const int64_t vectors = (shape.w.input + Sums<T>::kLanes - 1) / Sums<T>::kLanes;
+  const int64_t steps = shape.h.input + (shape.h.kernel - 1) * plan.row_blocks;
+  return planes * (kUnitCost + steps * vectors * (4 + kTapCost * shape.h.kernel * shape.w.kernel));
+}
+
+} // namespace
