@@ -23,6 +23,15 @@
 #include <utility>
 #include <vector>
 
+namespace torch_maxpool::cpu {
+// A build may leave tables out (TORCH_MAXPOOL_TABLES in CMakeLists.txt).
+extern const KernelTable kernels_default __attribute__((weak));
+#if defined(__x86_64__)
+extern const KernelTable kernels_avx2 __attribute__((weak));
+extern const KernelTable kernels_avx512 __attribute__((weak));
+#endif
+} // namespace torch_maxpool::cpu
+
 namespace kernel_calls {
 
 using namespace torch_maxpool::cpu;
@@ -33,17 +42,23 @@ inline void check(bool holds, const std::string& what) {
   }
 }
 
-// The tables that this processor can run.
+// The tables of this build that this processor can run.
 inline std::vector<const KernelTable*> tables() {
-  std::vector<const KernelTable*> found{&kernels_default};
+  std::vector<const KernelTable*> found;
+  const auto add = [&](const KernelTable* table) {
+    if (table) {
+      found.push_back(table);
+    }
+  };
+  add(&kernels_default);
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    found.push_back(&kernels_avx2);
+    add(&kernels_avx2);
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq")) {
-    found.push_back(&kernels_avx512);
+    add(&kernels_avx512);
   }
 #endif
   return found;
