@@ -265,11 +265,11 @@ struct Gather {
     V sums[kVectors] = {};
     for (int64_t t = 0; t < asked.count; ++t) {
       const int64_t distance = asked.taps[t].distance;
-      const uint8_t number = asked.taps[t].number;
+      const auto number = WideTaps<S>::splat_of(asked.taps[t].number);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const int64_t at = distance + v * S::kLanes;
-        sums[v] = add_where<S>(sums[v], load_vector<V>(grads + at), offsets + at, number);
+        sums[v] = add_equal<S>(sums[v], load_vector<V>(grads + at), WideTaps<S>::load(offsets + at), number);
       }
     }
 #pragma GCC unroll 4

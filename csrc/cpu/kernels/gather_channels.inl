@@ -213,11 +213,11 @@ struct GatherChannels {
       const uint8_t* const offset_row = offsets() + rows[i].at;
       for (int64_t t = taps.begin; t < taps.end; ++t) {
         const int64_t place = at - w_taps.back[t];
-        const TapLanes tap = splat<TapLanes>(static_cast<uint8_t>(rows[i].tap + w_taps.tap[t]));
+        const auto tap = WideTaps<S>::splat_of(static_cast<uint8_t>(rows[i].tap + w_taps.tap[t]));
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
           const int64_t from = place + v * S::kLanes;
-          sums[v] = add_where<S>(sums[v], S::load(grad_row + from), load_offsets<S::kLanes>(offset_row + from), tap);
+          sums[v] = add_equal<S>(sums[v], S::load(grad_row + from), WideTaps<S>::load(offset_row + from), tap);
         }
       }
     }

@@ -24,6 +24,7 @@ struct PairRows {
   typedef Sums<T> S;
   typedef SumOf<T> Sum;
   typedef typename S::V V;
+  typedef typename WideTaps<S>::V Taps;
 
   const Sum* grads; // in scratch
   const uint8_t* offsets;
@@ -41,16 +42,16 @@ struct PairRows {
   // Windows side by side; their taps count from the first of their depth.
   struct Neighbours {
     V grads[2];
-    TapLanes offsets[2];
+    Taps offsets[2];
 
-    TORCH_MAXPOOL_INLINE Neighbours(const Sum* grad, const uint8_t* offset, TapLanes first_of_depth) {
+    TORCH_MAXPOOL_INLINE Neighbours(const Sum* grad, const uint8_t* offset, Taps first_of_depth) {
       for (int i = 0; i < 2; ++i) {
         grads[i] = load_vector<V>(grad + i);
-        offsets[i] = load_offsets<S::kLanes>(offset + i) - first_of_depth;
+        offsets[i] = WideTaps<S>::load(offset + i) - first_of_depth;
       }
     }
-    TORCH_MAXPOOL_INLINE void ask(V& sum, int i, TapLanes tap) const {
-      sum = add_where<S>(sum, grads[i], offsets[i], tap);
+    TORCH_MAXPOOL_INLINE void ask(V& sum, int i, Taps tap) const {
+      sum = add_equal<S>(sum, grads[i], offsets[i], tap);
     }
   };
 
@@ -58,14 +59,14 @@ struct PairRows {
   // padded place ask tap 2 of the left and tap 0 of the right window; those of odd place tap 1 of one of them, and come
   // first where the padding is odd.
   template <bool kOddFirst>
-  TORCH_MAXPOOL_INLINE Pairs add_pairs(int64_t at, const TapLanes (&taps)[9]) const {
+  TORCH_MAXPOOL_INLINE Pairs add_pairs(int64_t at, const Taps (&taps)[9]) const {
     constexpr int kEven = kOddFirst ? 1 : 0;
     constexpr int kOdd = 1 - kEven;
     Pairs sums = {};
     for (int64_t d = 0; d < count; ++d) {
       const int64_t above = depths[d].at + at;
       const int64_t below = above + pitch;
-      const TapLanes first_of_depth = splat<TapLanes>(depths[d].number);
+      const Taps first_of_depth = WideTaps<S>::splat_of(depths[d].number);
       const Neighbours upper(grads + above, offsets + above, first_of_depth);
       const Neighbours lower(grads + below, offsets + below, first_of_depth);
       upper.ask(sums.even_row[kEven], 0, taps[8]);
@@ -85,9 +86,9 @@ struct PairRows {
   template <bool kOddFirst, bool kStream>
   __attribute__((noinline)) void add(T* even, T* odd, int64_t at) const {
     constexpr int64_t kStep = 2 * S::kLanes;
-    TapLanes taps[9];
+    Taps taps[9];
     for (int i = 0; i < 9; ++i) {
-      taps[i] = splat<TapLanes>(static_cast<uint8_t>(first_tap + i));
+      taps[i] = WideTaps<S>::splat_of(static_cast<uint8_t>(first_tap + i));
     }
     int64_t x = 0;
     for (; x + kStep <= width; x += kStep) {

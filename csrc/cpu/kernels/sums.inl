@@ -241,14 +241,42 @@ TORCH_MAXPOOL_INLINE typename S::V add_where(typename S::V sum, typename S::V va
   return sum + reinterpret_cast<V>(reinterpret_cast<Mask>(value) & mask);
 }
 
-// As before, of offsets in memory and one tap.
+// Offsets, or taps, one beside each sum: as wide as sums, so that those which are compared more than once are widened
+// once; bytes where comparing them gives a mask for sums of any width.
 template <class S>
-TORCH_MAXPOOL_INLINE typename S::V add_where(
+struct WideTaps {
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  typedef TapLanes V;
+#else
+  typedef Vector<typename UnsignedOf<sizeof(typename S::Sum)>::type, S::kLanes> V;
+#endif
+
+  static TORCH_MAXPOOL_INLINE V load(const uint8_t* from) {
+    if constexpr (__is_same(V, TapLanes)) {
+      return load_offsets<S::kLanes>(from);
+    } else {
+      return convert<V>(load_vector<Vector<uint8_t, S::kLanes>>(from));
+    }
+  }
+  // Of a number in uint8.
+  static TORCH_MAXPOOL_INLINE V splat_of(uint8_t number) {
+    return splat<V>(number);
+  }
+};
+
+// sum + (offset == tap ? value : +0) in each lane, as above.
+template <class S>
+TORCH_MAXPOOL_INLINE typename S::V add_equal(
     typename S::V sum,
     typename S::V value,
-    const uint8_t* offsets,
-    uint8_t tap) {
-  return add_where<S>(sum, value, load_offsets<S::kLanes>(offsets), splat<TapLanes>(tap));
+    typename WideTaps<S>::V offsets,
+    typename WideTaps<S>::V taps) {
+  if constexpr (__is_same(typename WideTaps<S>::V, TapLanes)) {
+    return add_where<S>(sum, value, offsets, taps);
+  } else {
+    const auto wins = offsets == taps;
+    return sum + reinterpret_cast<typename S::V>(reinterpret_cast<decltype(wins)>(value) & wins);
+  }
 }
 
 template <class V, int... kIndex>

@@ -18,51 +18,53 @@ struct WalkedPlane {
   uint8_t first_tap; // 0, which the compiler does not know: it would rather make taps anew than keep them
 };
 
-// Bytes of ones where column `first` + lane is not in [0, columns), else of zeros.
-inline TapLanes lanes_outside(int64_t first, int64_t columns) {
-  TapLanes lanes;
-  for (int i = 0; i < 16; ++i) {
+// Ones where column `first` + lane is not in [0, columns), else zeros, of all bits of a lane.
+template <class Taps>
+inline Taps lanes_outside(int64_t first, int64_t columns) {
+  Taps lanes;
+  for (int i = 0; i < kLanesOf<Taps>; ++i) {
     lanes[i] = static_cast<uint8_t>(i);
   }
   const auto clamp = [](int64_t x) { return static_cast<uint8_t>(x < 0 ? 0 : x < 16 ? x : 16); };
-  const TapLanes begin = splat<TapLanes>(clamp(-first));
-  const TapLanes end = splat<TapLanes>(clamp(columns - first));
-  return reinterpret_cast<TapLanes>((lanes < begin) | (lanes >= end));
+  const Taps begin = splat<Taps>(clamp(-first));
+  const Taps end = splat<Taps>(clamp(columns - first));
+  return reinterpret_cast<Taps>((lanes < begin) | (lanes >= end));
 }
 
 template <class T, int kRows, int kColumns, bool kStream>
 struct Walk {
   typedef Sums<T> S;
   typedef typename S::V V;
+  typedef typename WideTaps<S>::V Taps;
   static constexpr int64_t kLanes = S::kLanes;
 
   // Rows [begin, end) of kLanes columns from `x` on. kEdge: some of them ask windows that do not exist, or do not exist
   // themselves; those are written where rows before `end` follow, which are written later.
   template <bool kEdge>
   static TORCH_MAXPOOL_INLINE void columns(const WalkedPlane<T>& plane, int64_t x, int64_t begin, int64_t end) {
-    TapLanes outside[kColumns] = {};
+    Taps outside[kColumns] = {};
     const int64_t first = x + plane.w.pad - (kColumns - 1); // column of the first window that is asked
     if constexpr (kEdge) {
       for (int i = 0; i < kColumns; ++i) {
-        outside[i] = lanes_outside(first + i, plane.w.output);
+        outside[i] = lanes_outside<Taps>(first + i, plane.w.output);
       }
     }
     const int64_t row = begin + plane.h.pad - (kRows - 1);
     const T* grads = plane.grads + row * plane.w.output + first;
     const uint8_t* offsets = plane.offsets + row * plane.w.output + first;
     T* to = plane.to + begin * plane.w.input + x;
-    TapLanes taps[kRows * kColumns];
+    Taps taps[kRows * kColumns];
     for (int i = 0; i < kRows * kColumns; ++i) {
-      taps[i] = splat<TapLanes>(static_cast<uint8_t>(plane.first_tap + i));
+      taps[i] = WideTaps<S>::splat_of(static_cast<uint8_t>(plane.first_tap + i));
     }
     V sums[kRows] = {};
     for (int64_t y = begin - (kRows - 1); y < end; ++y) {
       if (y + plane.h.pad >= 0 && y + plane.h.pad < plane.h.output) {
         for (int i = 0; i < kColumns; ++i) {
           const V value = S::load(grads + i);
-          const TapLanes offset = load_offsets<S::kLanes>(offsets + i) | outside[i];
+          const Taps offset = WideTaps<S>::load(offsets + i) | outside[i];
           for (int b = 0; b < kRows; ++b) {
-            sums[b] = add_where<S>(sums[b], value, offset, taps[b * kColumns + kColumns - 1 - i]);
+            sums[b] = add_equal<S>(sums[b], value, offset, taps[b * kColumns + kColumns - 1 - i]);
           }
         }
       }
