@@ -8,6 +8,7 @@
 namespace {
 
 inline constexpr int64_t kSlidingBytes = 512 * 1024; // wanted size of the rows kept
+inline constexpr int64_t kAcrossBytes = 8 * 1024; // of rows that are pooled across at a time
 
 // A block of the output and what it reads. Rows are those of the input unless said otherwise.
 struct SlidingBlock {
@@ -28,6 +29,9 @@ struct SlidingScratch {
   SlidingScratch(const Shape& shape, const ForwardPlan& plan) {
     reach = (shape.w.kernel - 1) * shape.w.dilation;
     pitch = plan.block_columns + (plan.column_blocks > 1 ? L::kLanes : 0) + reach;
+    if (pitch > 16 * L::kLanes) { // then what aligned rows cost is little
+      pitch = rounded_up(pitch, L::kLanes) * L::kLanes;
+    }
     const int64_t all = plan.block_rows + shape.h.kernel - 1;
     const int64_t most = all < shape.h.input ? all : shape.h.input;
     keeps_all = most <= 2 * shape.h.kernel || most * pitch * lane_bytes() <= kSlidingBytes / 4;
@@ -36,8 +40,9 @@ struct SlidingScratch {
     copy_bytes = aligned(half * lane_bytes());
     value_bytes = aligned(places * lane_bytes());
     index_bytes = kIndexed ? aligned(places * index_lane_bytes()) : 0;
-    ends_bytes = aligned(shape.h.kernel * L::kLanes * lane_bytes());
-    end_index_bytes = kIndexed ? aligned(shape.h.kernel * L::kLanes * index_lane_bytes()) : 0;
+    constexpr int64_t kSide = 2; // vectors, see Sliding::down
+    ends_bytes = aligned(shape.h.kernel * kSide * L::kLanes * lane_bytes());
+    end_index_bytes = kIndexed ? aligned(shape.h.kernel * kSide * L::kLanes * index_lane_bytes()) : 0;
   }
   static int64_t lane_bytes() {
     return sizeof(typename L::Lane);
@@ -83,7 +88,7 @@ class Sliding {
     if constexpr (sizeof(Offset) == 1) {
       if (group == 5 && shape_.w.kernel == 5 && shape_.w.dilation == 1 && size_.keeps_all) {
         copy(block, clamp(start), stop);
-        for_strips(block, [&](int64_t column) { walk_five(block, clamp(start), column); });
+        for_strips(block, 0, [&](int64_t column) { walk_five(block, clamp(start), column); });
         return !L::is_strange(strange_);
       }
     }
@@ -104,9 +109,13 @@ class Sliding {
         here = half + (begin - clamp(begin)) * pitch;
         next = size_.half - half + (begin - clamp(begin + group)) * pitch;
       }
-      for_strips(block, [&](int64_t column) {
-        down(block, at, column, {kept_.value + here, kept_.index + here}, {kept_.value + next, kept_.index + next});
-      });
+      const Line<L> ending = {kept_.value + here, kept_.index + here};
+      const Line<L> beginning = {kept_.value + next, kept_.index + next};
+      int64_t column = 0;
+      for (; column + kSide * kLanes <= block.columns; column += kSide * kLanes) {
+        down<kSide>(block, at, column, ending, beginning);
+      }
+      for_strips(block, column, [&](int64_t one) { down<1>(block, at, one, ending, beginning); });
     }
     return !L::is_strange(strange_);
   }
@@ -124,14 +133,16 @@ class Sliding {
     return y < 0 ? 0 : y < shape_.h.input ? y : shape_.h.input;
   }
 
-  // Calls `pool(column)` for vectors of columns; the last overlaps the one before.
+  // Calls `pool(column)` for vectors of columns from `column` on; the last may overlap the one before.
   template <class Pool>
-  TORCH_MAXPOOL_INLINE void for_strips(const SlidingBlock& block, const Pool& pool) {
+  TORCH_MAXPOOL_INLINE void for_strips(const SlidingBlock& block, int64_t column, const Pool& pool) {
     const int64_t last = block.columns - kLanes;
-    for (int64_t column = 0; column < last; column += kLanes) {
+    for (; column < last; column += kLanes) {
       pool(column);
     }
-    pool(last);
+    if (column < block.columns) {
+      pool(last);
+    }
   }
 
   // Rows [begin, end) with their padding, to `copy_`.
@@ -155,17 +166,20 @@ class Sliding {
     fill_lowest<L>(copy_ + (end - begin) * pitch, size_.reach);
   }
 
-  // Rows [begin, end) pooled across, to place `to` of the kept ones and on.
+  // Rows [begin, end) pooled across, to place `to` of the kept ones and on; long rows by few, which stay in the nearest
+  // cache from pass to pass.
   void across(const SlidingBlock& block, int64_t begin, int64_t end, int64_t to) {
-    if (begin >= end) {
-      return;
-    }
-    copy(block, begin, end);
-    const int64_t count = (end - begin) * size_.pitch;
-    const Line<L> line = {kept_.value + to, kept_.index + to};
-    slide_across<L, kIndexed>(copy_, line, count, shape_.w.kernel, shape_.w.dilation);
-    if constexpr (kIndexed) {
-      name_first_columns(block, line, end - begin);
+    constexpr int64_t kPlace = sizeof(typename L::Lane) + (kIndexed ? sizeof(typename L::Index) : 0);
+    const int64_t some = kAcrossBytes / (size_.pitch * kPlace) + 1;
+    const int64_t step = size_.keeps_all ? shape_.h.input : some;
+    for (; begin < end; begin += step, to += step * size_.pitch) {
+      const int64_t rows = end - begin < step ? end - begin : step;
+      copy(block, begin, begin + rows);
+      const Line<L> line = {kept_.value + to, kept_.index + to};
+      slide_across<L, kIndexed>(copy_, line, rows * size_.pitch, shape_.w.kernel, shape_.w.dilation);
+      if constexpr (kIndexed) {
+        name_first_columns(block, line, rows);
+      }
     }
   }
 
@@ -268,51 +282,90 @@ class Sliding {
     }
   }
 
-  // kLanes columns of the output's rows from `at` (within the block) on, a group of them at the most. `here`: row 0 of the
-  // group in which their windows begin, at column 0; `next`: the same for rows of the group after it.
+  // Vectors of the output that are written side by side: whole lines of the cache, as rows far apart may share its sets.
+  static constexpr int kSide = sizeof(typename L::V) < 64 ? 2 : 1;
+
+  template <int kVectors>
+  struct Abreast {
+    Best best[kVectors];
+
+    TORCH_MAXPOOL_INLINE void meet(const Abreast& later) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        best[v].meet(later.best[v]);
+      }
+    }
+  };
+
+  // kVectors x kLanes columns of the output's rows from `at` (within the block) on, a group of them at the most. `here`:
+  // row 0 of the group in which their windows begin, at column 0; `next`: the same for rows of the group after it.
+  template <int kVectors>
   void down(const SlidingBlock& block, int64_t at, int64_t column, const Line<L>& here, const Line<L>& next) {
+    typedef Abreast<kVectors> Bests;
     const int64_t group = shape_.h.kernel;
     const int64_t begin = block.row - shape_.h.pad + at; // row 0 of the group, in the input
     const int64_t count = block.rows - at < group ? block.rows - at : group;
     const auto row = [&](const Line<L>& from, int64_t j) __attribute__((always_inline)) {
-      Best best = taken(from, j * size_.pitch + column);
-      if constexpr (kIndexed) {
-        best.index += splat_index<L>(j * shape_.w.kernel);
+      Bests bests;
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        bests.best[v] = taken(from, j * size_.pitch + column + v * kLanes);
+        if constexpr (kIndexed) {
+          bests.best[v].index += splat_index<L>(j * shape_.w.kernel);
+        }
       }
-      return best;
+      return bests;
+    };
+    const auto keep_ending = [&](int64_t j, const Bests& bests) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        put<L, kIndexed>(ends_, (j * kVectors + v) * kLanes, bests.best[v]);
+      }
     };
     // Ends of this group, from its last row within the input up.
     const int64_t first = begin < 0 ? -begin : 0;
     const int64_t end = shape_.h.input - begin < group ? shape_.h.input - begin : group;
     if (first < end) {
-      Best best = row(here, end - 1);
-      put<L, kIndexed>(ends_, (end - 1) * kLanes, best);
+      Bests bests = row(here, end - 1);
+      keep_ending(end - 1, bests);
       for (int64_t j = end - 2; j >= first; --j) {
-        Best earlier = row(here, j);
-        earlier.meet(best);
-        best = earlier;
-        put<L, kIndexed>(ends_, j * kLanes, best);
+        Bests earlier = row(here, j);
+        earlier.meet(bests);
+        bests = earlier;
+        keep_ending(j, bests);
       }
     }
     // Each window from row j of the group on: an end of it, and the beginning of the next.
-    const auto ending = [&](int64_t j)
-                            __attribute__((always_inline)) { return taken(ends_, (j > first ? j : first) * kLanes); };
-    store(at, column, ending(0), 0);
+    const auto ending = [&](int64_t j) __attribute__((always_inline)) {
+      Bests bests;
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        bests.best[v] = taken(ends_, ((j > first ? j : first) * kVectors + v) * kLanes);
+      }
+      return bests;
+    };
+    const auto store_all = [&](int64_t j, const Bests& bests) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        store(at + j, column + v * kLanes, bests.best[v], j);
+      }
+    };
+    store_all(0, ending(0));
     const int64_t more = shape_.h.input - begin - group; // rows of the next group and on
     if (more <= 0) {
       for (int64_t j = 1; j < count; ++j) {
-        store(at + j, column, ending(j), j);
+        store_all(j, ending(j));
       }
       return;
     }
-    Best beginning = row(next, group);
+    Bests beginning = row(next, group);
     for (int64_t j = 1; j < count; ++j) {
       if (j > 1 && j <= more) {
         beginning.meet(row(next, group + j - 1));
       }
-      Best best = ending(j);
-      best.meet(beginning);
-      store(at + j, column, best, j);
+      Bests bests = ending(j);
+      bests.meet(beginning);
+      store_all(j, bests);
     }
   }
 
@@ -390,7 +443,7 @@ inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardP
   };
   plan.column_blocks = blocks(shape.w.output, columns);
   plan.block_columns = rounded_up(shape.w.output, plan.column_blocks);
-  plan.row_blocks = blocks(shape.h.output, rows);
+  plan.row_blocks = shape.h.output > rows ? (shape.h.output + rows / 2) / rows : 1;
   plan.block_rows = rounded_up(shape.h.output, plan.row_blocks);
   plan.row_blocks = rounded_up(shape.h.output, plan.block_rows);
   // A rest narrower than a vector is added to the last block.
