@@ -29,8 +29,9 @@ struct SlidingScratch {
   SlidingScratch(const Shape& shape, const ForwardPlan& plan) {
     reach = (shape.w.kernel - 1) * shape.w.dilation;
     pitch = plan.block_columns + (plan.column_blocks > 1 ? L::kLanes : 0) + reach;
-    if (pitch > 16 * L::kLanes) { // then what aligned rows cost is little
-      pitch = rounded_up(pitch, L::kLanes) * L::kLanes;
+    constexpr int64_t kAligned = kVectorBytes / sizeof(typename L::Lane); // exact lanes: the same, in the same scratch
+    if (pitch > 16 * kAligned) { // then what aligned rows cost is little
+      pitch = rounded_up(pitch, kAligned) * kAligned;
     }
     const int64_t all = plan.block_rows + shape.h.kernel - 1;
     const int64_t most = all < shape.h.input ? all : shape.h.input;
