@@ -84,6 +84,29 @@ def test_every_row_length(size, kernel, stride, padding):
         assert torch.equal(indices, places)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.uint8, torch.int16], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding"),
+    [
+        ((2, 150, 300), (31, 31), 1, 15),
+        ((1, 300, 133), (9, 12), 1, (4, 5)),
+        ((1, 170, 2100), (7, 3), 1, (3, 0)),
+        ((3, 90, 2101), (3, 3), 1, 1),
+        ((2, 131, 1030), (3, 3), 2, 1),
+        ((2, 80, 1500), (2, 2), 1, 0),
+    ],
+)
+@pytest.mark.parametrize("specials", [False, True])
+def test_large_planes(shape, kernel, stride, padding, dtype, specials):
+    """Planes that kernels take in blocks of rows and columns, with and without lanes that need another look."""
+    tensor = random_input(shape, dtype, specials)
+    expected, indices = TORCH_POOL[2](tensor, kernel, stride, padding, return_indices=True)
+    output, found = OUR_POOL[2](tensor, kernel, stride, padding, return_indices=True)
+    assert_same(output, expected)
+    assert torch.equal(found, indices)
+    assert_same(OUR_POOL[2](tensor, kernel, stride, padding), expected)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 class TestWinners:
     """Which element wins, for the floating dtypes."""
