@@ -351,24 +351,28 @@ def eight_threads():
     assert not wrong
 
 
-@harness("PROC-oom", seconds=120)
+@harness("PROC-oom", memory=GIB, address_space=4 * GIB, seconds=120)
 def every_allocation_fails_once():
-    """The limit rises step by step, so that every large allocation is the first to fail somewhere."""
+    """The limit rises step by step, so that every large allocation is the first to fail somewhere.
+
+    Results are of 32 MiB and more, which malloc never takes from what it has at hand.
+    """
     torch.set_num_threads(2)
-    tensor = torch.randn(8, 16, 256, 256).to(torch.bfloat16)
+    tensor = torch.randn(8, 32, 256, 512).to(torch.bfloat16)
     arguments = ([3, 3], [1, 1], [1, 1], [1, 1], False)
     output, offsets = OPS.maxpool_forward(tensor, *arguments)
     strided = offsets.transpose(2, 3).contiguous().transpose(2, 3)  # backward has to copy these
-    expected = OPS.maxpool_backward(output, offsets, [256, 256], *arguments)
+    expected = OPS.maxpool_backward(output, offsets, [256, 512], *arguments)
     forward = lambda: OPS.maxpool_forward(tensor, *arguments)  # noqa: E731
-    backward = lambda: OPS.maxpool_backward(output, strided, [256, 256], *arguments)  # noqa: E731
+    backward = lambda: OPS.maxpool_backward(output, strided, [256, 512], *arguments)  # noqa: E731
     for call in (forward, backward):
         call()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     failures = successes = 0
-    for step in range(64):
+    for step in range(48):
         for call in (forward, backward):
-            resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes() + step * MIB, hard))
+            held = forward()  # takes the memory that is kept of results before
+            resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes() + 3 * step * MIB, hard))
             try:
                 result = call()
             except (RuntimeError, MemoryError) as error:
@@ -383,6 +387,7 @@ def every_allocation_fails_once():
                     assert torch.equal(result, expected)
                 del result
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+            del held
     assert failures > 10, failures
     assert successes > 10, successes
     before = status_bytes("VmRSS")
