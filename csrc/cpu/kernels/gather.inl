@@ -218,6 +218,7 @@ struct Gather {
         depths,
         count,
         static_cast<uint8_t>(shape.h.kernel - 3)};
+    const bool is_flat = pair_rows.is_flat();
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t y = (row + i) * 2 - shape.h.pad;
       const bool has_even = y >= 0 && y < shape.h.input;
@@ -225,13 +226,16 @@ struct Gather {
       T* const even = has_even ? plane + y * shape.w.input : nullptr;
       T* const odd = has_odd ? plane + (y + 1) * shape.w.input : nullptr;
       const int64_t at = i * block.pitch + shape.w.pad % 2;
-      if (shape.w.pad % 2 == 0) {
-        plan.stream ? pair_rows.template add<false, true>(even, odd, at)
-                    : pair_rows.template add<false, false>(even, odd, at);
-      } else {
-        plan.stream ? pair_rows.template add<true, true>(even, odd, at)
-                    : pair_rows.template add<true, false>(even, odd, at);
-      }
+      const auto add = [&]<int kFlat>(Number<kFlat>) {
+        if (shape.w.pad % 2 == 0) {
+          plan.stream ? pair_rows.template add<false, true, kFlat>(even, odd, at)
+                      : pair_rows.template add<false, false, kFlat>(even, odd, at);
+        } else {
+          plan.stream ? pair_rows.template add<true, true, kFlat>(even, odd, at)
+                      : pair_rows.template add<true, false, kFlat>(even, odd, at);
+        }
+      };
+      is_flat ? add(Number<1>()) : add(Number<0>());
     }
   }
 

@@ -34,6 +34,11 @@ struct PairRows {
   int64_t count; // of depths
   uint8_t first_tap; // 0, see walk.inl
 
+  // One depth, at the begin of scratch, whose taps count from 0: so it is without depth.
+  bool is_flat() const {
+    return count == 1 && depths[0].at == 0 && depths[0].number == 0;
+  }
+
   // kLanes pairs of elements side by side in two rows.
   struct Pairs {
     V even_row[2], odd_row[2];
@@ -58,15 +63,15 @@ struct PairRows {
   // Windows at `at` in scratch (row above, left column) and to their right and below. Along the width, elements of even
   // padded place ask tap 2 of the left and tap 0 of the right window; those of odd place tap 1 of one of them, and come
   // first where the padding is odd.
-  template <bool kOddFirst>
+  template <bool kOddFirst, bool kFlat>
   TORCH_MAXPOOL_INLINE Pairs add_pairs(int64_t at, const Taps (&taps)[9]) const {
     constexpr int kEven = kOddFirst ? 1 : 0;
     constexpr int kOdd = 1 - kEven;
     Pairs sums = {};
-    for (int64_t d = 0; d < count; ++d) {
-      const int64_t above = depths[d].at + at;
+    for (int64_t d = 0; d < (kFlat ? 1 : count); ++d) {
+      const int64_t above = (kFlat ? 0 : depths[d].at) + at;
       const int64_t below = above + pitch;
-      const Taps first_of_depth = WideTaps<S>::splat_of(depths[d].number);
+      const Taps first_of_depth = kFlat ? Taps{} : WideTaps<S>::splat_of(depths[d].number);
       const Neighbours upper(grads + above, offsets + above, first_of_depth);
       const Neighbours lower(grads + below, offsets + below, first_of_depth);
       upper.ask(sums.even_row[kEven], 0, taps[8]);
@@ -82,8 +87,8 @@ struct PairRows {
     return sums;
   }
 
-  // Two rows of grad_input, either of which may be null, from the windows at `at` on.
-  template <bool kOddFirst, bool kStream>
+  // Two rows of grad_input, either of which may be null, from the windows at `at` on. kFlat: see is_flat.
+  template <bool kOddFirst, bool kStream, bool kFlat>
   __attribute__((noinline)) void add(T* even, T* odd, int64_t at) const {
     constexpr int64_t kStep = 2 * S::kLanes;
     Taps taps[9];
@@ -92,7 +97,7 @@ struct PairRows {
     }
     int64_t x = 0;
     for (; x + kStep <= width; x += kStep) {
-      const Pairs pairs = add_pairs<kOddFirst>(at + x / 2, taps);
+      const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + x / 2, taps);
       if (even) {
         put_sums<S, kStream>(even + x, zip_low(pairs.even_row[0], pairs.even_row[1]));
         put_sums<S, kStream>(even + x + S::kLanes, zip_high(pairs.even_row[0], pairs.even_row[1]));
@@ -107,7 +112,7 @@ struct PairRows {
     }
     if (width - x <= S::kLanes && width >= kStep && width % 2 == 0) { // the last vector overlaps the one before
       const int64_t last = width - S::kLanes;
-      const Pairs pairs = add_pairs<kOddFirst>(at + (width - kStep) / 2, taps);
+      const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + (width - kStep) / 2, taps);
       if (even) {
         put_sums<S, kStream>(even + last, zip_high(pairs.even_row[0], pairs.even_row[1]));
       }
@@ -116,7 +121,7 @@ struct PairRows {
       }
       return;
     }
-    const Pairs pairs = add_pairs<kOddFirst>(at + x / 2, taps);
+    const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + x / 2, taps);
     const auto put_end = [&](T* to, const V* pair) {
       T row_end[2 * kVectorBytes];
       S::store(row_end, zip_low(pair[0], pair[1]));

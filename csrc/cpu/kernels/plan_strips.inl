@@ -116,7 +116,7 @@ inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
   plan.stream = written >= p.stream_bytes && shape.w.output * size % static_cast<int64_t>(sizeof(HalfVector)) == 0;
   // Windows of one row are read in the order of memory anyway.
   plan.touch = (shape.h.kernel > 1 || shape.d.kernel > 1) &&
-      shape.batch * shape.channels * shape.d.input * shape.h.output * row_bytes >= kTouchBytes;
+      is_worth_touching(shape.batch * shape.channels * shape.d.input * shape.h.output * row_bytes, p.stream_bytes);
   if (is_deep) {
     plan_slices<T>(p, plan);
   }

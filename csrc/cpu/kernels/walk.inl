@@ -197,7 +197,7 @@ inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
   plan.family = "walk";
   plan.run = found;
   plan.stream = stream;
-  plan.touch = shape.h.kernel > 1 && bytes >= kTouchBytes;
+  plan.touch = shape.h.kernel > 1 && is_worth_touching(bytes, p.stream_bytes);
   const int64_t rows = kWalkBytes / (2 * row_bytes + shape.w.output);
   plan.row_blocks = shape.h.input / (rows > 8 ? rows : 8) + 1;
   plan.block_rows = (shape.h.input + plan.row_blocks - 1) / plan.row_blocks;
