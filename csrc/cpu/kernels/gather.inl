@@ -218,25 +218,17 @@ struct Gather {
         depths,
         count,
         static_cast<uint8_t>(shape.h.kernel - 3)};
-    const bool is_flat = pair_rows.is_flat();
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t y = (row + i) * 2 - shape.h.pad;
-      const bool has_even = y >= 0 && y < shape.h.input;
-      const bool has_odd = y + 1 >= 0 && y + 1 < shape.h.input;
-      T* const even = has_even ? plane + y * shape.w.input : nullptr;
-      T* const odd = has_odd ? plane + (y + 1) * shape.w.input : nullptr;
-      const int64_t at = i * block.pitch + shape.w.pad % 2;
-      const auto add = [&]<int kFlat>(Number<kFlat>) {
-        if (shape.w.pad % 2 == 0) {
-          plan.stream ? pair_rows.template add<false, true, kFlat>(even, odd, at)
-                      : pair_rows.template add<false, false, kFlat>(even, odd, at);
-        } else {
-          plan.stream ? pair_rows.template add<true, true, kFlat>(even, odd, at)
-                      : pair_rows.template add<true, false, kFlat>(even, odd, at);
-        }
-      };
-      is_flat ? add(Number<1>()) : add(Number<0>());
-    }
+    const typename PairRows<T>::Rows to = {plane, row * 2 - shape.h.pad, rows, shape.h.input};
+    const auto add = [&]<int kFlat>(Number<kFlat>) {
+      if (shape.w.pad % 2 == 0) {
+        plan.stream ? PairRows<T>::template add<false, true, kFlat>(pair_rows, to, 0)
+                    : PairRows<T>::template add<false, false, kFlat>(pair_rows, to, 0);
+      } else {
+        plan.stream ? PairRows<T>::template add<true, true, kFlat>(pair_rows, to, 1)
+                    : PairRows<T>::template add<true, false, kFlat>(pair_rows, to, 1);
+      }
+    };
+    pair_rows.is_flat() ? add(Number<1>()) : add(Number<0>());
   }
 
   // Rows of grad_input at depth z that have this phase along the height.

@@ -87,51 +87,81 @@ struct PairRows {
     return sums;
   }
 
-  // Two rows of grad_input, either of which may be null, from the windows at `at` on. kFlat: see is_flat.
+  // Pairs of rows of one plane of grad_input, from row `first` on, which may lie in padding; the plane has `count` rows.
+  struct Rows {
+    T* plane;
+    int64_t first, pairs, count;
+  };
+
+  // All pairs of `rows`, from the windows at `at` on. By value: what lies in memory would be read again after each store.
+  // kFlat: see is_flat.
   template <bool kOddFirst, bool kStream, bool kFlat>
-  __attribute__((noinline)) void add(T* even, T* odd, int64_t at) const {
-    constexpr int64_t kStep = 2 * S::kLanes;
+  static __attribute__((noinline)) void add(const PairRows windows, const Rows rows, int64_t at) {
     Taps taps[9];
     for (int i = 0; i < 9; ++i) {
-      taps[i] = WideTaps<S>::splat_of(static_cast<uint8_t>(first_tap + i));
+      taps[i] = WideTaps<S>::splat_of(static_cast<uint8_t>(windows.first_tap + i));
     }
+    int64_t y = rows.first;
+    for (int64_t i = 0; i < rows.pairs; ++i, y += 2, at += windows.pitch) {
+      T* const even = y >= 0 && y < rows.count ? rows.plane + y * windows.width : nullptr;
+      T* const odd = y + 1 >= 0 && y + 1 < rows.count ? rows.plane + (y + 1) * windows.width : nullptr;
+      windows.template add_two<kOddFirst, kStream, kFlat>(even, odd, at, taps);
+    }
+  }
+
+  template <bool kStream>
+  static TORCH_MAXPOOL_INLINE void put_low(T* to, const V (&pair)[2]) {
+    if (to) {
+      put_sums<S, kStream>(to, zip_low(pair[0], pair[1]));
+    }
+  }
+  template <bool kStream>
+  static TORCH_MAXPOOL_INLINE void put_high(T* to, const V (&pair)[2]) {
+    if (to) {
+      put_sums<S, kStream>(to + S::kLanes, zip_high(pair[0], pair[1]));
+    }
+  }
+
+  // Two rows of grad_input, either of which may be null.
+  template <bool kOddFirst, bool kStream, bool kFlat>
+  TORCH_MAXPOOL_INLINE void add_two(T* even, T* odd, int64_t at, const Taps (&taps)[9]) const {
+    constexpr int64_t kStep = 2 * S::kLanes;
     int64_t x = 0;
     for (; x + kStep <= width; x += kStep) {
       const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + x / 2, taps);
-      if (even) {
-        put_sums<S, kStream>(even + x, zip_low(pairs.even_row[0], pairs.even_row[1]));
-        put_sums<S, kStream>(even + x + S::kLanes, zip_high(pairs.even_row[0], pairs.even_row[1]));
-      }
-      if (odd) {
-        put_sums<S, kStream>(odd + x, zip_low(pairs.odd_row[0], pairs.odd_row[1]));
-        put_sums<S, kStream>(odd + x + S::kLanes, zip_high(pairs.odd_row[0], pairs.odd_row[1]));
-      }
+      put_low<kStream>(even ? even + x : nullptr, pairs.even_row);
+      put_high<kStream>(even ? even + x : nullptr, pairs.even_row);
+      put_low<kStream>(odd ? odd + x : nullptr, pairs.odd_row);
+      put_high<kStream>(odd ? odd + x : nullptr, pairs.odd_row);
     }
     if (x == width) {
       return;
     }
-    if (width - x <= S::kLanes && width >= kStep && width % 2 == 0) { // the last vector overlaps the one before
-      const int64_t last = width - S::kLanes;
-      const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + (width - kStep) / 2, taps);
-      if (even) {
-        put_sums<S, kStream>(even + last, zip_high(pairs.even_row[0], pairs.even_row[1]));
+    if (width >= kStep) { // the last vectors overlap those before
+      const bool is_one = width - x <= S::kLanes; // and where rows are streamed, all of it
+      x = width - kStep;
+      // From an odd x on, the other element of each pair comes first.
+      const Pairs pairs = x % 2 == 0 ? add_pairs<kOddFirst, kFlat>(at + x / 2, taps)
+                                     : add_pairs<!kOddFirst, kFlat>(at + x / 2 + (kOddFirst ? 0 : 1), taps);
+      if (!is_one) {
+        put_low<false>(even ? even + x : nullptr, pairs.even_row);
+        put_low<false>(odd ? odd + x : nullptr, pairs.odd_row);
       }
-      if (odd) {
-        put_sums<S, kStream>(odd + last, zip_high(pairs.odd_row[0], pairs.odd_row[1]));
-      }
+      put_high<kStream>(even ? even + x : nullptr, pairs.even_row);
+      put_high<kStream>(odd ? odd + x : nullptr, pairs.odd_row);
       return;
     }
-    const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + x / 2, taps);
-    const auto put_end = [&](T* to, const V* pair) {
-      T row_end[2 * kVectorBytes];
-      S::store(row_end, zip_low(pair[0], pair[1]));
-      S::store(row_end + S::kLanes, zip_high(pair[0], pair[1]));
+    const Pairs pairs = add_pairs<kOddFirst, kFlat>(at, taps);
+    const auto put_row = [&](T* to, const V(&pair)[2]) {
+      T row[2 * kVectorBytes];
+      put_low<false>(row, pair);
+      put_high<false>(row, pair);
       if (to) {
-        copy_bytes(to + x, row_end, (width - x) * static_cast<int64_t>(sizeof(T)));
+        copy_bytes(to, row, width * static_cast<int64_t>(sizeof(T)));
       }
     };
-    put_end(even, pairs.even_row);
-    put_end(odd, pairs.odd_row);
+    put_row(even, pairs.even_row);
+    put_row(odd, pairs.odd_row);
   }
 };
 
