@@ -32,7 +32,7 @@ def link_args():
 
 # -fopenmp: without it at::parallel_for is serial. -g0: Python's own flags ask for debug symbols.
 COMPILE_FLAGS = ["-O3", "-g0", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
-# Further flags of compiler and linker, such as "--coverage -O0" or "-fsanitize=address,undefined -O1".
+# Further flags of compiler and linker, such as "--coverage -O0" or "-fsanitize=address -O1".
 INSTRUMENTS = shlex.split(os.environ.get("TORCH_MAXPOOL_CXXFLAGS", ""))
 
 
