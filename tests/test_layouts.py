@@ -58,7 +58,25 @@ def real_part(tensor):
     return torch.complex(tensor, torch.full_like(tensor, 99.0)).real
 
 
-LAYOUTS = [transposed, channels_moved, sliced, offset, gapped_planes, expanded, expanded_rows, negated, real_part]
+def misaligned(tensor):
+    memory = torch.frombuffer(bytearray(tensor.nbytes + 1), dtype=tensor.dtype, offset=1)
+    view = memory.view(tensor.shape).copy_(tensor)
+    assert view.data_ptr() % 2 == 1
+    return view
+
+
+LAYOUTS = [
+    misaligned,
+    transposed,
+    channels_moved,
+    sliced,
+    offset,
+    gapped_planes,
+    expanded,
+    expanded_rows,
+    negated,
+    real_part,
+]
 
 
 def numbers(rank):
@@ -81,6 +99,28 @@ def test_any_strides(rank, layout):
     values, indices = TORCH_POOL[rank](plain, 3, 2, 1, return_indices=True)
     assert_same(actual[0], values)
     assert torch.equal(OPS.maxpool_indices(actual[1], plain.shape[2:], *rest), indices)
+
+
+@pytest.mark.parametrize("kernel", [3, 17])  # offsets of one byte and of four
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int16, torch.int64])
+def test_misaligned_memory(dtype, kernel):
+    tensor = random_input((2, 3, 40, 37), dtype)
+    arguments = ([kernel] * 2, [2], [1])
+    rest = (*arguments, [1], False)
+    output, offsets = OPS.maxpool_forward(tensor, *arguments)
+    for x in (misaligned(tensor), misaligned(tensor)[..., 1:, :-1]):
+        actual, found = OPS.maxpool_forward(x, *arguments)
+        expected, winners = OPS.maxpool_forward(x.clone(), *arguments)
+        assert_same(actual, expected)
+        assert torch.equal(found, winners)
+        assert_same(OPS.maxpool_values(x, *arguments), expected)
+        assert_same(OPS.maxpool_gather(x, misaligned(winners), *rest), expected)
+    indices = OPS.maxpool_indices(offsets, tensor.shape[2:], *rest)
+    assert torch.equal(OPS.maxpool_indices(misaligned(offsets), tensor.shape[2:], *rest), indices)
+    if dtype.is_floating_point:
+        expected = OPS.maxpool_backward(output, offsets, tensor.shape[2:], *rest)
+        grad = OPS.maxpool_backward(misaligned(output), misaligned(offsets), tensor.shape[2:], *rest)
+        assert_same(grad, expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)

@@ -69,6 +69,13 @@ at::Tensor empty_pooled(
   return result;
 }
 
+// The same elements, aligned to their size as kernels read them: memory that belongs to others (NumPy, a mapped file) may
+// begin anywhere.
+at::Tensor aligned(const at::Tensor& tensor) {
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  return address % tensor.element_size() == 0 ? tensor : tensor.clone();
+}
+
 // Results this large are stored past the cache: a part of it that others leave to one call. Where a processor has several
 // such caches, the system may report their sum.
 int64_t stream_bytes() {
@@ -194,10 +201,11 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   if (with_offsets) {
     pooled.offsets = empty_pooled(input, sizes, dtype, format);
   }
+  const auto elements = aligned(input);
   ForwardParams params{};
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
-  params.input = input.const_data_ptr();
-  params.input_strides = strides_of(input, pooling.rank);
+  params.input = elements.const_data_ptr();
+  params.input_strides = strides_of(elements, pooling.rank);
   params.output = pooled.output.mutable_data_ptr();
   params.offsets = with_offsets ? pooled.offsets.mutable_data_ptr() : nullptr;
   params.output_strides = strides_of(pooled.output, pooling.rank);
@@ -276,8 +284,8 @@ at::Tensor maxpool_backward_cpu(
   if (grad_input.numel() == 0) {
     return grad_input;
   }
-  const auto dense_grad = grad_output.contiguous(format);
-  const auto dense_offsets = offsets.contiguous(format);
+  const auto dense_grad = aligned(grad_output.contiguous(format));
+  const auto dense_offsets = aligned(offsets.contiguous(format));
   BackwardParams params{};
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
   params.grad_output = dense_grad.const_data_ptr();
@@ -320,13 +328,14 @@ at::Tensor maxpool_gather_cpu(
   check_sizes<int64_t>(pooling, "offsets", offsets.sizes(), sizes);
 
   const auto format = pooled_memory_format(pooling, offsets);
-  const auto dense_offsets = offsets.contiguous(format);
+  const auto dense_offsets = aligned(offsets.contiguous(format));
   auto gathered = empty_pooled(input, sizes, input.scalar_type(), format);
+  const auto elements = aligned(input);
   PlacesParams params{};
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
   params.offsets = dense_offsets.const_data_ptr();
-  params.input = input.const_data_ptr();
-  params.input_strides = strides_of(input, pooling.rank);
+  params.input = elements.const_data_ptr();
+  params.input_strides = strides_of(elements, pooling.rank);
   params.gathered = gathered.mutable_data_ptr();
   params.output_strides = strides_of(gathered, pooling.rank);
   params.element_bytes = static_cast<int>(input.element_size());
@@ -361,7 +370,7 @@ at::Tensor maxpool_indices_cpu(
   with_spatial_size<int64_t>(pooling, offsets.sizes(), spatial); // plane indices must fit int64
 
   const auto format = pooled_memory_format(pooling, offsets);
-  const auto dense_offsets = offsets.contiguous(format);
+  const auto dense_offsets = aligned(offsets.contiguous(format));
   auto indices = empty_pooled(offsets, offsets.sizes(), c10::ScalarType::Long, format);
   PlacesParams params{};
   params.shape = shape_of(pooling, offsets.sizes(), spatial_size, geometry);
