@@ -7,7 +7,7 @@ Builds an instrumented extension in build/coverage, runs the tests on it, once f
 PyTorch picks), and tests/cpp/kernels on its kernels of every instruction set. Prints for every file how many of its
 lines and branches ran, and the numbers of the lines that did not. Branches of csrc that only exceptions take are left
 out, and lines with so many that they must be vectors done lane by lane. A line with ``not covered: <reason>`` in a
-comment is not counted. --keep adds to an earlier run.
+comment is not counted, nor one for AVX-512 alone where the processor lacks that. --keep adds to an earlier run.
 
 Processes that tests start count, as long as they end by themselves; of forked ones only the Python lines.
 """
@@ -86,8 +86,13 @@ def print_python_report():
 
 
 def gcov_records():
-    """gcov's record of every line of csrc in every object."""
+    """gcov's record of every line of csrc in every object that can run here."""
+    cpus = Path("/proc/cpuinfo")
+    lacks_avx512 = cpus.exists() and "avx512f" not in cpus.read_text()
     for data in BUILD.glob("temp.*/**/*.gcda"):
+        if lacks_avx512 and data.stem == "kernels_avx512":
+            print("kernels for AVX-512 cannot run on this processor: left out")
+            continue
         command = ["gcov", "--json-format", "--stdout", "--branch-probabilities", str(data)]
         text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         for file in (file for line in text.splitlines() for file in json.loads(line)["files"]):

@@ -128,7 +128,8 @@ def _work(module: str, names: list[str], rank: int, world: int, folder: str) -> 
 
 def main() -> None:
     module, world, *names = sys.argv[1:]
-    sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+    sys.path.insert(0, str(TESTS))
+    sys.path.append(str(TESTS.parent))  # the last place to look for the package: PYTHONPATH may name another build
     # One copy of this file's checks, whatever its name.
     sys.modules["processes"] = sys.modules["__main__"]
     importlib.import_module(module)

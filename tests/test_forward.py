@@ -107,6 +107,18 @@ def test_large_planes(shape, kernel, stride, padding, dtype, specials):
     assert_same(OUR_POOL[2](tensor, kernel, stride, padding), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_more_taps_than_16_bits_count(stride, dtype):
+    tensor = torch.randint(0, 2, (1, 2, 310, 305)).to(dtype)
+    tensor[..., 300:, 290:] = torch.randint(1, 6, (10, 15)).to(dtype)  # winners at the end of 300 x 290 taps
+    expected, indices = TORCH_POOL[2](tensor, (300, 290), stride, return_indices=True)
+    output, found = OUR_POOL[2](tensor, (300, 290), stride, return_indices=True)
+    assert_same(output, expected)
+    assert torch.equal(found, indices)
+    assert_same(OUR_POOL[2](tensor, (300, 290), stride), expected)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 class TestWinners:
     """Which element wins, for the floating dtypes."""

@@ -488,7 +488,7 @@ struct Lockstep {
         return step;
       }
     }
-    return 0;
+    return 0; // not covered: one of them is bad
   }
 
   // The first `streams` streams.

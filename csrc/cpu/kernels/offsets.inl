@@ -8,11 +8,7 @@ struct TapNumbers {
   int64_t count;
   uint8_t d[256], h[256], w[256];
 
-  // Of all taps, or of none.
-  TapNumbers(const Shape& shape, bool all) : count(all ? shape.d.kernel * shape.h.kernel * shape.w.kernel : 0) {
-    if (!all) {
-      return;
-    }
+  explicit TapNumbers(const Shape& shape) : count(shape.d.kernel * shape.h.kernel * shape.w.kernel) {
     int64_t tap = 0;
     for (int64_t i = 0; i < shape.d.kernel; ++i) {
       for (int64_t j = 0; j < shape.h.kernel; ++j) {
@@ -78,17 +74,14 @@ struct Span {
 // Checks rows of offsets. The edges of a row are its windows that are not whole along the width.
 class RowCheck {
  public:
-  // `edges`: 2 * shape.w.output bytes that outlive this. Without `is_used` it may check nothing.
-  RowCheck(const Shape& shape, uint8_t* edges, bool is_used = true)
+  // `edges`: 2 * shape.w.output bytes that outlive this.
+  RowCheck(const Shape& shape, uint8_t* edges)
       : shape_(shape),
-        numbers_(shape, is_used),
+        numbers_(shape),
         inside_(interior_of(shape.w)),
         inner_rows_(interior_of(shape.h)),
         first_(edges),
         range_(edges + shape.w.output) {
-    if (!is_used) {
-      return;
-    }
     if (inside_.begin >= inside_.end) {
       inside_ = {0, 0};
     }
