@@ -451,6 +451,7 @@ def test_block():
     with torch_maxpool.accelerate(quiet=True) as handle:
         assert torch_maxpool.is_accelerated()
         assert "torch_maxpool" in str(handle)
+        assert str(handle) in repr(handle)
     assert not torch_maxpool.is_accelerated()
     with handle:  # again
         assert torch_maxpool.is_accelerated()

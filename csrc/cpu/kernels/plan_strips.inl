@@ -76,7 +76,7 @@ inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
   }
   // Windows that share no rows take all their slices at once.
   const bool is_deep = shape.d.kernel > 1 && (shape.d.kernel > shape.d.stride || shape.h.kernel > shape.h.stride);
-  if (is_deep && shape.d.kernel > kMostSlices) {
+  if (is_deep && (shape.d.kernel > kMostSlices || p.output_strides.h != shape.w.output)) {
     return false;
   }
   const PoolPlane pool = find_widest_pool<T>(p);

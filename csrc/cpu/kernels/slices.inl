@@ -143,10 +143,9 @@ inline bool pool_slices(
     view.first_slice = 0;
     view.last_slice = 1;
     view.touch = plan.touch;
-    T* const output = static_cast<T*>(view.output) + begin * view.output_pitch;
-    uint8_t* const offsets = kIndexed ? view.offsets + begin * view.output_pitch : nullptr;
-    const int64_t output_pitch = view.output_pitch;
-    view.output_pitch = width;
+    T* const output = static_cast<T*>(view.output) + begin * width;
+    uint8_t* const offsets = kIndexed ? view.offsets + begin * width : nullptr;
+    view.output_pitch = width; // in scratch as in the output
     MeetingSlices<T> slices;
     slices.count = 0;
     for (int64_t t = taps.first; t < taps.last; ++t, ++slices.count) {
@@ -165,18 +164,7 @@ inline bool pool_slices(
       slices.offsets[slices.count] = reinterpret_cast<const uint8_t*>(at + size.values_bytes);
       slices.first_tap[slices.count] = t * p.shape.h.kernel * p.shape.w.kernel;
     }
-    if (output_pitch == width) {
-      meet_slices<L, kIndexed>(slices, (end - begin) * width, plan.stream, output, offsets);
-      continue;
-    }
-    for (int64_t r = 0; r < end - begin; ++r) {
-      meet_slices<L, kIndexed>(
-          slices, width, plan.stream, output + r * output_pitch, kIndexed ? offsets + r * output_pitch : nullptr);
-      for (int i = 0; i < slices.count; ++i) {
-        slices.values[i] += width;
-        slices.offsets[i] += width;
-      }
-    }
+    meet_slices<L, kIndexed>(slices, (end - begin) * width, plan.stream, output, offsets);
   }
   return is_exact;
 }
