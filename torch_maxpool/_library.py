@@ -12,7 +12,7 @@ _BUILD = "build it in the repository's root: pip install --no-build-isolation -e
 
 def check() -> None:
     """Raises ImportError unless ``torch_maxpool._C`` is there and was built for this PyTorch."""
-    if importlib.util.find_spec("torch_maxpool._C") is None:  # not covered: here; tests/test_library.py has it in a copy
+    if importlib.util.find_spec("torch_maxpool._C") is None:  # not covered: tests/test_library.py does, in a copy
         python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
         raise ImportError(f"torch_maxpool: the compiled part, torch_maxpool._C for {python}, is missing; {_BUILD}")
     try:
