@@ -1,17 +1,13 @@
 """Memory of large results: csrc/cpu/memory.h."""
 
-import os
-
-import pytest
 import torch
 import torch.nn.functional as F
 
-from common import OPS
+from common import OPS, once
 
 MIB = 1 << 20
 
-# Nothing here depends on the instruction set.
-pytestmark = pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="once is enough")
+pytestmark = once
 
 
 def pooled(mebibytes):
