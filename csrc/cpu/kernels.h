@@ -52,6 +52,7 @@ struct ForwardParams {
   Strides output_strides; // of output and of offsets
   bool wide_offsets; // int32 rather than uint8
   int64_t stream_bytes; // outputs this large pass by the cache
+  int infinity; // the bits of infinity, for 16-bit floats: 0x7c00 or 0x7f80
 };
 
 struct BackwardParams {

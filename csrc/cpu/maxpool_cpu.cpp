@@ -211,6 +211,7 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   params.output_strides = strides_of(pooled.output, pooling.rank);
   params.wide_offsets = dtype == c10::ScalarType::Int;
   params.stream_bytes = stream_bytes();
+  params.infinity = input.scalar_type() == c10::ScalarType::Half ? 0x7c00 : 0x7f80;
 
   if (pooled.output.numel() == 0) {
     return pooled;

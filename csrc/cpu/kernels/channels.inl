@@ -117,7 +117,7 @@ inline bool channels_row(
     }
     strange = noted > strange ? noted : strange;
   }
-  return !L::is_strange(strange);
+  return !L::is_strange(strange, p);
 }
 
 // Units: rows of the output, all channels (batch x depth x height).

@@ -31,11 +31,11 @@ struct UnsignedOf<8> {
 //   winner(x, m)    beats(x, m) ? x : m
 //   lane(x), element(lane)
 //                   one element as a lane, and back
-//   lowest()        the lane that beats nothing
+//   lowest()        a lane that beats nothing; never noted, since it may be strange
 //   note(seen, v), note(seen, v, w)
 //                   remembers in `seen` whether v holds strange lanes, whose order `beats` does not know; results that
 //                   depend on such lanes must be computed again, by Exact lanes or (where Exact is void) forward_windows
-//   is_strange(seen)
+//   is_strange(seen, p)
 template <class T, class LaneType, int kBytes>
 struct LaneBase {
   static constexpr int kLanes = kBytes / static_cast<int>(sizeof(LaneType));
@@ -48,7 +48,7 @@ struct LaneBase {
   typedef void Exact;
   static TORCH_MAXPOOL_INLINE void note(Mask&, V) {}
   static TORCH_MAXPOOL_INLINE void note(Mask&, V, V) {}
-  static TORCH_MAXPOOL_INLINE bool is_strange(Mask) {
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask, const ForwardParams&) {
     return false;
   }
 };
@@ -112,7 +112,7 @@ struct NumberLanes : PlainLanes<T, kBytes> {
   static TORCH_MAXPOOL_INLINE void note(Mask& seen, typename Base::V v, typename Base::V w) {
     seen = all_ones_where_unordered(v, w, seen);
   }
-  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen) {
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen, const ForwardParams&) {
     const T infinity = -Type<T>::lowest();
     typename UnsignedOf<sizeof(T)>::mask bits;
     __builtin_memcpy(&bits, &infinity, sizeof bits);
@@ -130,21 +130,21 @@ struct Lanes<double, kBytes> : NumberLanes<double, kBytes> {};
 
 // 16-bit floats as integers of the same order: negative numbers have their magnitude bits inverted. That puts -0 below
 // +0 and has no place for NaNs: both are strange.
-template <class T, int kInfinity, int kBytes>
-struct KeyLanes : LaneBase<T, int16_t, kBytes> {
-  typedef LaneBase<T, int16_t, kBytes> Base;
+template <int kBytes>
+struct Lanes<Float16, kBytes> : LaneBase<Float16, int16_t, kBytes> {
+  typedef LaneBase<Float16, int16_t, kBytes> Base;
   typedef typename Base::V V;
   typedef typename Base::Mask Mask;
   static TORCH_MAXPOOL_INLINE V invert(V v) {
     return v ^ ((v >> 15) & 0x7fff);
   }
-  static TORCH_MAXPOOL_INLINE V load(const T* from) {
+  static TORCH_MAXPOOL_INLINE V load(const Float16* from) {
     return invert(load_vector<V>(from));
   }
-  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void store(Float16* to, V v) {
     store_vector(to, invert(v));
   }
-  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
+  static TORCH_MAXPOOL_INLINE void stream(Float16* to, V v) {
     stream_vector(to, invert(v));
   }
   static TORCH_MAXPOOL_INLINE Mask beats(V x, V m) {
@@ -164,24 +164,20 @@ struct KeyLanes : LaneBase<T, int16_t, kBytes> {
     note(seen, v);
     note(seen, w);
   }
-  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen) {
-    return any(seen > kInfinity);
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen, const ForwardParams& p) {
+    return any(seen > static_cast<int16_t>(p.infinity));
   }
-  static TORCH_MAXPOOL_INLINE int16_t lane(T x) {
+  static TORCH_MAXPOOL_INLINE int16_t lane(Float16 x) {
     const int16_t bits = static_cast<int16_t>(x.bits);
     return static_cast<int16_t>(bits ^ ((bits >> 15) & 0x7fff));
   }
-  static TORCH_MAXPOOL_INLINE T element(int16_t lane) {
-    return T{static_cast<uint16_t>(lane ^ ((lane >> 15) & 0x7fff))};
+  static TORCH_MAXPOOL_INLINE Float16 element(int16_t lane) {
+    return Float16{static_cast<uint16_t>(lane ^ ((lane >> 15) & 0x7fff))};
   }
   static TORCH_MAXPOOL_INLINE int16_t lowest() {
-    return lane(Type<T>::lowest());
+    return INT16_MIN; // below both infinities
   }
 };
-template <int kBytes>
-struct Lanes<Half, kBytes> : KeyLanes<Half, 0x7c00, kBytes> {};
-template <int kBytes>
-struct Lanes<Bfloat, kBytes> : KeyLanes<Bfloat, 0x7f80, kBytes> {};
 
 // Narrow integers in wider lanes, for windows with more taps than a narrow Index can count.
 template <class T, class Wide>

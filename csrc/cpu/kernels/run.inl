@@ -61,7 +61,7 @@ void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begi
       L::note(strange, v, v);
       best = L::winner(v, best);
     }
-    if (L::is_strange(strange)) {
+    if (L::is_strange(strange, p)) {
       forward_row<T>(p, row, 0, 1);
       continue;
     }

@@ -90,7 +90,7 @@ class Sliding {
       if (group == 5 && shape_.w.kernel == 5 && shape_.w.dilation == 1 && size_.keeps_all) {
         copy(block, clamp(start), stop);
         for_strips(block, 0, [&](int64_t column) { walk_five(block, clamp(start), column); });
-        return !L::is_strange(strange_);
+        return !L::is_strange(strange_, p_);
       }
     }
     if (size_.keeps_all) {
@@ -118,7 +118,7 @@ class Sliding {
       }
       for_strips(block, column, [&](int64_t one) { down<1>(block, at, one, ending, beginning); });
     }
-    return !L::is_strange(strange_);
+    return !L::is_strange(strange_, p_);
   }
 
   // Another has used the scratch.

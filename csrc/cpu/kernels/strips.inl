@@ -41,8 +41,9 @@ TORCH_MAXPOOL_INLINE void load_taps(
     constexpr bool kOneLess = (kKernel == 2 && (kLeft || kRight)); // the last element is not the windows'
     const typename L::Element* const first = from + (kLeft ? 1 : 0);
     const V a = L::load(first);
-    const V b = kOneLess ? next(L::load(first + kLanes - 1), lowest) : L::load(first + kLanes);
-    L::note(strange, a, b);
+    const V read = L::load(first + (kOneLess ? kLanes - 1 : kLanes));
+    const V b = kOneLess ? next(read, lowest) : read;
+    L::note(strange, a, read);
     if constexpr (kLeft) {
       const V odds = odd(a, b);
       taps[0] = previous(lowest, odds);
@@ -450,7 +451,7 @@ bool pool_plane(const ForwardParams& p, const PlaneView& view, bool stream, int6
       static_cast<const T*>(view.input),
       view.touch ? p.shape.w.input : 0};
   const auto noted = Strips<L, kIndexed, kKernel, kStride, kRows>::rows(p.shape, plane, view.ring, begin, end);
-  return !L::is_strange(noted);
+  return !L::is_strange(noted, p);
 }
 
 template <class T>

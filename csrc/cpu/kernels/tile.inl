@@ -160,8 +160,12 @@ inline void load_row(
   if (tile.phases == 2 && group == 1 && stride == 1) {
     const auto put_one = [&](int64_t at) {
       typename L::Lane& lane = to[(at & 1) * tile.stride + at / 2];
-      lane = at >= left && at < end ? L::lane(from[at]) : L::lowest();
-      L::note(strange, splat<typename L::V>(lane));
+      if (at >= left && at < end) {
+        lane = L::lane(from[at]);
+        L::note(strange, splat<typename L::V>(lane));
+      } else {
+        lane = L::lowest();
+      }
     };
     const int64_t pairs_begin = (left + 1) / 2;
     const int64_t pairs = end / 2 > pairs_begin ? end / 2 - pairs_begin : 0;
@@ -180,8 +184,12 @@ inline void load_row(
     for (; place < stop; ++place) {
       typename L::Lane* lanes = to + phase * tile.stride + column * group;
       for (int64_t g = 0; g < group; ++g) {
-        lanes[g] = place >= left && place < end ? L::lane(from[place * stride + g]) : L::lowest();
-        L::note(strange, splat<typename L::V>(lanes[g]));
+        if (place >= left && place < end) {
+          lanes[g] = L::lane(from[place * stride + g]);
+          L::note(strange, splat<typename L::V>(lanes[g]));
+        } else {
+          lanes[g] = L::lowest();
+        }
       }
       if (++phase == tile.phases) {
         phase = 0;
@@ -430,7 +438,7 @@ inline bool pool_block(const ForwardParams& p, const ForwardPlan& plan, const Bl
       store_block<L, kIndexed, Offset>(p, plan, block, tile, d, result);
     }
   }
-  return !L::is_strange(strange);
+  return !L::is_strange(strange, p);
 }
 
 template <class L, bool kIndexed, class Offset>

@@ -99,14 +99,11 @@ struct Winner {
 };
 
 template <class T>
-inline Winner<T> window(
-    const Shape& shape,
-    const Strides& in,
-    const T* plane,
-    const Taps& td,
-    const Taps& th,
-    const Taps& tw) {
-  Winner<T> winner = {Type<T>::lowest(), 0};
+inline Winner<T> window(const ForwardParams& p, const T* plane, const Taps& td, const Taps& th, const Taps& tw) {
+  const Shape& shape = p.shape;
+  const Strides& in = p.input_strides;
+  const Type<T> order(p);
+  Winner<T> winner = {order.lowest(), 0};
   if (is_empty(td) || is_empty(th) || is_empty(tw)) {
     return winner;
   }
@@ -119,7 +116,7 @@ inline Winner<T> window(
       const T* line = plane + (td.start + a * shape.d.dilation) * in.d + (th.start + b * shape.h.dilation) * in.h;
       for (int64_t c = tw.first; c < tw.last; ++c) {
         const T value = line[(tw.start + c * shape.w.dilation) * in.w];
-        if (Type<T>::beats(value, winner.value)) {
+        if (order.beats(value, winner.value)) {
           winner.value = value;
           winner.tap = (a * shape.h.kernel + b) * shape.w.kernel + c;
         }
@@ -135,14 +132,13 @@ void forward_row(const ForwardParams& p, const Row& row, int64_t begin, int64_t 
   if (begin >= end) {
     return; // not covered: no caller has an empty range so far
   }
-  const Shape& shape = p.shape;
   const Strides& out = p.output_strides;
   const T* plane = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c;
   const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
-  const Taps td = taps_of(shape.d, row.d);
-  const Taps th = taps_of(shape.h, row.h);
+  const Taps td = taps_of(p.shape.d, row.d);
+  const Taps th = taps_of(p.shape.h, row.h);
   for (int64_t o = begin; o < end; ++o) {
-    const Winner<T> winner = window(shape, p.input_strides, plane, td, th, taps_of(shape.w, o));
+    const Winner<T> winner = window(p, plane, td, th, taps_of(p.shape.w, o));
     const int64_t at = out_row + o * out.w;
     static_cast<T*>(p.output)[at] = winner.value;
     if (p.offsets && p.wide_offsets) {

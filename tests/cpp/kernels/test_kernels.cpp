@@ -152,6 +152,7 @@ class Tester {
     params.output_strides = out.strides;
     params.wide_offsets = with_offsets && problem.wide();
     params.stream_bytes = stream_bytes_;
+    params.infinity = problem.element == kFloat16 ? 0x7c00 : 0x7f80;
     run_forward(*table_, problem.element, params, runner, scratch_in(memory));
     for (const Winner& winner : winners_) {
       const char* got = output + winner.output * bytes;
