@@ -18,7 +18,8 @@ def run(command, *options):
     """Its standard output."""
     pytest.importorskip("tqdm")
     root = str(COMMANDS.parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))  # which may name another build
+    environment = {**os.environ, "PYTHONPATH": path}
     words = [sys.executable, str(COMMANDS / f"{command}.py"), *map(str, options)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

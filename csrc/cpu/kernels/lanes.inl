@@ -26,6 +26,7 @@ struct UnsignedOf<8> {
 };
 
 // How elements T are held in vectors of kBytes: as lanes of type Lane, beside lanes of Index that count taps.
+//   kIsPlain        whether lanes are the elements' bits: loads take nothing more
 //   load, store     kLanes elements from and to memory; stream stores past the cache, to aligned addresses
 //   beats(x, m)     mask of lanes where x, met after m, takes its place
 //   winner(x, m)    beats(x, m) ? x : m
@@ -46,6 +47,7 @@ struct LaneBase {
   typedef Vector<Index, kLanes> IV;
   typedef Vector<typename UnsignedOf<sizeof(Lane)>::mask, kLanes> Mask;
   typedef void Exact;
+  static constexpr bool kIsPlain = __is_same(T, LaneType);
   static TORCH_MAXPOOL_INLINE void note(Mask&, V) {}
   static TORCH_MAXPOOL_INLINE void note(Mask&, V, V) {}
   static TORCH_MAXPOOL_INLINE bool is_strange(Mask, const ForwardParams&) {
@@ -230,7 +232,7 @@ struct Champions {
   TORCH_MAXPOOL_INLINE void meet(typename L::V x, [[maybe_unused]] typename L::IV x_index) {
     if constexpr (kIndexed) {
       const typename L::Mask wins = L::beats(x, value);
-      value = wins ? x : value;
+      value = L::winner(x, value);
       index = wins ? x_index : index;
     } else {
       value = L::winner(x, value);

@@ -10,8 +10,32 @@ enum class Edge { kNone, kLeft, kRight };
 template <Edge>
 struct EdgeOf {};
 
-// The taps of kLanes windows within one row of the input; `from` is tap 0 of the first. Reads exactly the elements of
-// those windows, and notes those that no strip to the right does (is_last: all).
+// The order in which lanes hold the columns of a strip between load_taps and in_columns.
+enum class Order { kColumns, kHalves, kTwiceHalves };
+template <class L, int kKernel, int kStride, Edge kEdge>
+constexpr Order order_of() {
+  if (!kInHalves<typename L::V> || kEdge != Edge::kNone || kStride == 1) {
+    return Order::kColumns;
+  }
+  if (kStride == 4) {
+    return sizeof(typename L::Lane) > 4 ? Order::kColumns : Order::kTwiceHalves;
+  }
+  return kKernel == 2 || L::kIsPlain ? Order::kHalves : Order::kColumns;
+}
+
+template <Order kOrder, class V>
+TORCH_MAXPOOL_INLINE V in_columns(V v) {
+  if constexpr (kOrder == Order::kHalves) {
+    return in_order(v);
+  } else if constexpr (kOrder == Order::kTwiceHalves) {
+    return in_order_after_two(v);
+  } else {
+    return v;
+  }
+}
+
+// The taps of kLanes windows within one row of the input, in order_of(); `from` is tap 0 of the first. Reads exactly the
+// elements of those windows, and notes those that no strip to the right does (is_last: all).
 template <class L, int kKernel, int kStride, Edge kEdge>
 TORCH_MAXPOOL_INLINE void load_taps(
     const typename L::Element* from,
@@ -22,6 +46,7 @@ TORCH_MAXPOOL_INLINE void load_taps(
   constexpr int kLanes = L::kLanes;
   constexpr bool kLeft = kEdge == Edge::kLeft;
   constexpr bool kRight = kEdge == Edge::kRight;
+  [[maybe_unused]] constexpr Order kOrder = order_of<L, kKernel, kStride, kEdge>();
   const V lowest = splat<V>(L::lowest());
   if constexpr (kStride == 1) {
     constexpr int kFirst = kLeft ? 1 : 0;
@@ -35,6 +60,19 @@ TORCH_MAXPOOL_INLINE void load_taps(
     }
     if constexpr (kRight) {
       taps[kKernel - 1] = next(taps[kKernel - 2], lowest);
+    }
+  } else if constexpr (kStride == 2 && kOrder == Order::kHalves) {
+    const V a = L::load(from);
+    const V b = L::load(from + kLanes);
+    L::note(strange, a, b);
+    taps[0] = alternate_in_halves<0, 0>(a, b);
+    taps[1] = alternate_in_halves<1, 1>(a, b);
+    if constexpr (kKernel == 3) {
+      const V end = L::load(from + kLanes + 1);
+      if (is_last) {
+        L::note(strange, end, end);
+      }
+      taps[2] = alternate_in_halves<0, 1>(L::load(from + 2), end);
     }
   } else if constexpr (kStride == 2) {
     // From the left edge on, taps are odd, even, odd.
@@ -71,6 +109,15 @@ TORCH_MAXPOOL_INLINE void load_taps(
     const V d = L::load(from + 3 * kLanes);
     L::note(strange, a, b);
     L::note(strange, c, d);
+    if constexpr (kOrder == Order::kTwiceHalves) {
+      const V evens[] = {alternate_in_halves<0, 0>(a, b), alternate_in_halves<0, 0>(c, d)};
+      const V odds[] = {alternate_in_halves<1, 1>(a, b), alternate_in_halves<1, 1>(c, d)};
+      taps[0] = alternate_in_halves<0, 0>(evens[0], evens[1]);
+      taps[1] = alternate_in_halves<0, 0>(odds[0], odds[1]);
+      taps[2] = alternate_in_halves<1, 1>(evens[0], evens[1]);
+      taps[3] = alternate_in_halves<1, 1>(odds[0], odds[1]);
+      return;
+    }
     taps[0] = even(even(a, b), even(c, d));
     taps[1] = even(odd(a, b), odd(c, d));
     taps[2] = odd(even(a, b), even(c, d));
@@ -78,7 +125,7 @@ TORCH_MAXPOOL_INLINE void load_taps(
   }
 }
 
-// The champions of kLanes windows within one row of the input.
+// The champions of kLanes windows within one row of the input, in order_of().
 template <class L, bool kIndexed, int kKernel, int kStride, Edge kEdge>
 TORCH_MAXPOOL_INLINE Champions<L, kIndexed> across(
     const typename L::Element* from,
@@ -134,6 +181,13 @@ struct Strips {
   static constexpr int kShared = kRows > kStride ? kRows - kStride : 0; // rows that a window shares with the next
 
   static constexpr bool kRolls = sizeof(typename L::V) == kVectorBytes; // the rows of large planes are long
+
+  // Champions of strips, from order_of().
+  template <Edge kEdge>
+  static TORCH_MAXPOOL_INLINE Best in_columns_of(const Best& best) {
+    constexpr Order kOrder = order_of<L, kKernel, kStride, kEdge>();
+    return {in_columns<kOrder>(best.value), kIndexed ? in_columns<kOrder>(best.index) : typename L::IV{}};
+  }
 
   static TORCH_MAXPOOL_INLINE void store(const Plane& plane, int64_t row, int64_t column, const Best& best) {
     const int64_t to = row * plane.output_pitch + column;
@@ -240,7 +294,7 @@ struct Strips {
       } else {
         a = b;
       }
-      store(plane, r, column, best);
+      store(plane, r, column, in_columns_of<kEdge>(best));
     }
     return noted;
   }
@@ -257,7 +311,8 @@ struct Strips {
     const T* const from = plane.input + start * plane.input_pitch;
     for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) __attribute__((always_inline)) {
       const bool is_last = column == plane.columns.last;
-      store(plane, r, column, window<kEdge, kDeep>(plane, from + column * kStride, first, last, is_last, noted));
+      const Best best = window<kEdge, kDeep>(plane, from + column * kStride, first, last, is_last, noted);
+      store(plane, r, column, in_columns_of<kEdge>(best));
     });
   }
 
@@ -363,7 +418,8 @@ struct Strips {
     Mask noted = {};
     for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) __attribute__((always_inline)) {
       const bool is_last = column == plane.columns.last;
-      const Best best = across<L, kIndexed, kKernel, kStride, kEdge>(from + column * kStride, is_last, noted);
+      const Best best =
+          in_columns_of<kEdge>(across<L, kIndexed, kKernel, kStride, kEdge>(from + column * kStride, is_last, noted));
       store_vector(to.value + column, best.value);
       if constexpr (kIndexed) {
         store_vector(to.index + column, best.index);

@@ -106,14 +106,73 @@ struct Number {
   static constexpr int kNumber = kValue;
 };
 
+// Whether the even- or odd-numbered lanes of two such vectors are had more cheaply half by half: those of the first halves
+// of a and b, then those of the second halves. in_order() turns that order into the usual one.
+template <class V>
+inline constexpr bool kInHalves = kVectorBytes == 32 && sizeof(V) == 32;
+
+// Which of the lanes of (a, b) is lane i of such a result; of a it has those from `a_first` on, of b those from `b_first`.
+constexpr int place_in_halves(int lanes, int i, int a_first, int b_first) {
+  const int half = lanes / 2;
+  const int quarter = half / 2;
+  const int from = i / half * half + 2 * (i % quarter);
+  return i % half < quarter ? from + a_first : lanes + from + b_first;
+}
+template <int kFirstOfA, int kFirstOfB, class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V alternate_in_halves(V a, V b, Sequence<kIndex...>) {
+  constexpr int kLanes = static_cast<int>(sizeof...(kIndex));
+  return __builtin_shufflevector(a, b, place_in_halves(kLanes, kIndex, kFirstOfA, kFirstOfB)...);
+}
+// Every other lane of a and of b, from lane kFirstOfA and kFirstOfB on.
+template <int kFirstOfA, int kFirstOfB, class V>
+TORCH_MAXPOOL_INLINE V alternate_in_halves(V a, V b) {
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  // Fewer shuffles than compilers make of it.
+  if constexpr (sizeof(a[0]) == 2) {
+    typedef Vector<uint32_t, 8> Pairs;
+    const Pairs low = kFirstOfA ? reinterpret_cast<Pairs>(a) >> 16 : reinterpret_cast<Pairs>(a) & 0xffff;
+    const Pairs high = kFirstOfB ? reinterpret_cast<Pairs>(b) >> 16 : reinterpret_cast<Pairs>(b) & 0xffff;
+    return reinterpret_cast<V>(_mm256_packus_epi32(reinterpret_cast<__m256i>(low), reinterpret_cast<__m256i>(high)));
+  }
+  if constexpr (sizeof(a[0]) == 1) {
+    typedef Vector<uint16_t, 16> Pairs;
+    const Pairs low = kFirstOfA ? reinterpret_cast<Pairs>(a) >> 8 : reinterpret_cast<Pairs>(a) & 0xff;
+    const Pairs high = kFirstOfB ? reinterpret_cast<Pairs>(b) >> 8 : reinterpret_cast<Pairs>(b) & 0xff;
+    return reinterpret_cast<V>(_mm256_packus_epi16(reinterpret_cast<__m256i>(low), reinterpret_cast<__m256i>(high)));
+  }
+#endif
+  return alternate_in_halves<kFirstOfA, kFirstOfB>(a, b, MakeSequence<kLanesOf<V>>());
+}
+template <class V>
+TORCH_MAXPOOL_INLINE V in_order(V v) {
+  typedef Vector<uint64_t, 4> Quarters;
+  const Quarters quarters = reinterpret_cast<Quarters>(v);
+  return reinterpret_cast<V>(__builtin_shufflevector(quarters, quarters, 0, 2, 1, 3));
+}
+// The order after the same was done to two results of it.
+template <class V>
+TORCH_MAXPOOL_INLINE V in_order_after_two(V v) {
+  typedef Vector<uint32_t, 8> Eighths;
+  const Eighths eighths = reinterpret_cast<Eighths>(v);
+  return reinterpret_cast<V>(__builtin_shufflevector(eighths, eighths, 0, 4, 1, 5, 2, 6, 3, 7));
+}
+
 // Even- and odd-numbered lanes of the 2 * lanes elements in (a, b).
 template <class V>
 TORCH_MAXPOOL_INLINE V even(V a, V b) {
-  return even_lanes(a, b, MakeSequence<kLanesOf<V>>());
+  if constexpr (kInHalves<V>) {
+    return in_order(alternate_in_halves<0, 0>(a, b));
+  } else {
+    return even_lanes(a, b, MakeSequence<kLanesOf<V>>());
+  }
 }
 template <class V>
 TORCH_MAXPOOL_INLINE V odd(V a, V b) {
-  return odd_lanes(a, b, MakeSequence<kLanesOf<V>>());
+  if constexpr (kInHalves<V>) {
+    return in_order(alternate_in_halves<1, 1>(a, b));
+  } else {
+    return odd_lanes(a, b, MakeSequence<kLanesOf<V>>());
+  }
 }
 // Lanes 1 and up of a, then lane 0 of b.
 template <class V>
