@@ -137,7 +137,7 @@ struct NoKernel<kName, kMeta> {
   static Result call(const at::Tensor& tensor, Args... args) {
     kMeta(tensor, args...);
     // not covered: PyTorch for CPUs has no other device whose tensors hold data
-    TORCH_CHECK_NOT_IMPLEMENTED(false, kName, ": no kernel for ", tensor.device()); // not covered: see above
+    TORCH_CHECK_NOT_IMPLEMENTED(false, kName, ": no kernel for ", tensor.device());
   }
 };
 

@@ -7,7 +7,8 @@ Builds an instrumented extension in build/coverage, runs the tests on it, once f
 PyTorch picks), and tests/cpp/kernels on its kernels of every instruction set. Prints for every file how many of its
 lines and branches ran, and the numbers of the lines that did not. Branches of csrc that only exceptions take are left
 out, and lines with so many that they must be vectors done lane by lane. A line with ``not covered: <reason>`` in a
-comment is not counted, nor one for AVX-512 alone where the processor lacks that. --keep adds to an earlier run.
+comment is not counted, nor the line below such a comment of its own, nor closing braces, to which gcov gives what
+exceptions leave behind, nor a line for AVX-512 alone where the processor lacks that. --keep adds to an earlier run.
 
 Processes that tests start count, as long as they end by themselves; of forked ones only the Python lines.
 """
@@ -102,14 +103,24 @@ def gcov_records():
                     yield path, line
 
 
+def excused_lines(text):
+    """Numbers of the lines that are not counted."""
+    excused = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() in ("}", "};"):
+            excused.add(number)
+        elif EXCUSE in line:
+            excused |= {number, number + 1} if line.strip().startswith("//") else {number}
+    return excused
+
+
 def merge(records):
     """{file: ({line: runs}, {(line, branch): taken})}; instances of templates and instruction sets count as one."""
     files = collections.defaultdict(lambda: (collections.Counter(), collections.Counter()))
     excused = {}
     for path, line in records:
         if path not in excused:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            excused[path] = {number for number, text in enumerate(lines, 1) if EXCUSE in text}
+            excused[path] = excused_lines(path.read_text(encoding="utf-8"))
         number = line["line_number"]
         if number in excused[path]:
             continue

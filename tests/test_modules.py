@@ -86,6 +86,11 @@ def test_padding_forms(rank, padding, return_indices):
         assert_same(ours, theirs)
 
 
+def test_padding_that_is_no_pair(rank):
+    with pytest.raises(ValueError, match=rf"MaxPool{rank}d: padding must be pairs \(before, after\), got \[\(1,"):
+        OUR_MODULE[rank](2, padding=[(1,)] * rank)
+
+
 def test_exact(rank):
     module = OUR_MODULE[rank](2, exact=True)
     assert repr(module).endswith(", exact=True)")

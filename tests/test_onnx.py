@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch._dynamo.backends.common import aot_autograd
 
-from common import CASES, OUR_MODULE, OUR_POOL, assert_array, assert_same, every_case, once
+from common import CASES, OPS, OUR_MODULE, OUR_POOL, assert_array, assert_same, every_case, once
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -254,6 +254,13 @@ def test_windows_without_elements(dynamic):
     tensor = numbers((2, 2, 2, 2))
     assert pool(tensor)[1].tolist() == torch.full((2, 2, 1, 1), -1).tolist()
     check(Exported(pool, numbers((2, 2, 5, 6)) if dynamic else tensor, dynamic=dynamic), pool, tensor)
+
+
+def test_decompositions_are_for_onnx_alone():
+    """PyTorch's table has them; whoever else looks there learns that they are not for him."""
+    decomposition = torch._decomp.decomposition_table[OPS.maxpool_values.default]
+    with pytest.raises(NotImplementedError, match="for ONNX export alone"):
+        decomposition(torch.randn(1, 1, 4, 4), [2, 2])
 
 
 @pytest.mark.parametrize("opset", [None, 18, 20, 22, 24])

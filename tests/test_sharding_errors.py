@@ -13,8 +13,10 @@ from torch.distributed.tensor import Shard, distribute_tensor
 import processes
 from common import OPS, OUR_POOL
 from torch_maxpool.sharding import Slabs, max_pool2d
+from torch_maxpool.sharding.exchange import Exchange, Part
 
 DISAGREE = "processes do not make the same call"
+PART = Part((3, 4), torch.float32)
 
 
 def one(value, other):
@@ -127,6 +129,19 @@ def dtensors():
     still_works()
 
 
+@processes.check(2, 4)
+def dtensors_and_plain_tensors():
+    """DTensor's own words, for spatial shards too."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    x = torch.randn(2, 3, 8, 8)
+    window = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+    output, offsets = OPS.maxpool_forward(x, *window)
+    for placement in (Shard(0), Shard(2)):
+        spread = distribute_tensor(output, mesh, [placement])
+        with pytest.raises(RuntimeError, match=r"mixed torch\.Tensor and DTensor"):
+            OPS.maxpool_backward(spread, offsets, [8, 8], *window)
+
+
 @processes.check(4)
 def every_process_of_a_square_hears_of_it():
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "columns"))
@@ -194,6 +209,24 @@ def a_process_that_ends():
     with pytest.raises(RuntimeError, match=r"torch_maxpool\.sharding: a process of the group has failed, has ended"):
         max_pool2d(x, 3, 1, 1, slabs=slabs)
     processes.passed_and_gone("a_process_that_ends")
+    os._exit(0)
+
+
+@processes.check(2, alone=True)
+def a_process_that_ends_while_rows_are_on_their_way():
+    """After it has agreed to the call: seen where a message starts or where it is waited for."""
+    group = dist.group.WORLD.group_name
+    rows = torch.randn(3, 4)
+    exchange = Exchange(group, [(1 - dist.get_rank(), [rows])], [(1 - dist.get_rank(), [PART])], rows.device)
+    assert [[part.shape for part in message] for message in exchange.wait()] == [[rows.shape]]
+    processes.passed_and_gone("a_process_that_ends_while_rows_are_on_their_way")
+    if is_last():
+        os._exit(0)
+    for _ in range(3):
+        with pytest.raises(
+            RuntimeError, match=r"torch_maxpool\.sharding: a process of the group has failed, has ended"
+        ):
+            Exchange(group, [(1, [rows])], [(1, [PART])], rows.device).wait()
     os._exit(0)
 
 

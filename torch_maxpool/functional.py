@@ -39,11 +39,12 @@ _WITH_INDICES = {
 }
 
 
-def flat_padding(padding: Any) -> Any:
-    """Pairs ``[(before, after), ...]`` as one list, all begins, then all ends; anything else as it is."""
+def flat_padding(padding: Any, name: str) -> Any:
+    """Pairs ``[(before, after), ...]`` as one list, all begins, then all ends; anything else as it is. `name`: the
+    caller's, for the error."""
     if isinstance(padding, (list, tuple)) and padding and all(isinstance(pair, (list, tuple)) for pair in padding):
         if any(len(pair) != 2 for pair in padding):
-            raise ValueError(f"padding must be pairs (before, after), got {padding}")
+            raise ValueError(f"{name}: padding must be pairs (before, after), got {padding}")
         return [pair[0] for pair in padding] + [pair[1] for pair in padding]
     return padding
 
@@ -69,7 +70,7 @@ def _pool(public, rank, input, kernel_size, stride, padding, dilation, ceil_mode
         )
     if torch.compiler.is_compiling():
         operator = (_WITH_INDICES if return_indices else _VALUES)[rank]
-        padding = _listed(flat_padding(padding))
+        padding = _listed(flat_padding(padding, f"max_pool{rank}d"))
         return operator(
             input, _listed(kernel_size), _listed(stride), padding, _listed(dilation), ceil_mode, exact=exact
         )

@@ -29,7 +29,7 @@ class _ExactMixin:
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
         if isinstance(padding, (list, tuple)):
-            self.padding = tuple(flat_padding(padding))
+            self.padding = tuple(flat_padding(padding, type(self).__name__))
         self.exact = exact
 
     def extra_repr(self) -> str:

@@ -100,7 +100,7 @@ def _pooling(rank, kernel_size, stride, padding, dilation, ceil_mode, exact=Fals
     return Pooling(
         kernel,
         () if stride is None else _ints(stride),
-        _ints(flat_padding(padding)),
+        _ints(flat_padding(padding, f"max_pool{rank}d")),
         _ints(dilation),
         ceil_mode,
         exact,

@@ -133,8 +133,6 @@ def _keep_output(ctx, inputs, output) -> None:
 
 def _forward_backward(ctx, grad_output, _):
     nones = [None] * len(ctx.arguments)
-    if grad_output is None:
-        return None, *nones
     return OPS.sharded_backward(grad_output, *ctx.saved_tensors, ctx.spatial, *ctx.arguments), *nones
 
 

@@ -417,7 +417,7 @@ inline int64_t plan_gather(const BackwardParams& p, BackwardPlan& plan) {
   const GatherBlock block = gather_block<S>(shape, plan.block_rows, plan.block_columns);
   plan.scratch_bytes = GatherScratch<T>::block_bytes(shape, block) + 2 * shape.w.output;
   if (plan.scratch_bytes > kMost) {
-    return -1; // not covered: up to 256 taps and kGatherHalo rarely need as much
+    return -1;
   }
   plan.family = "gather";
   plan.run = backward_gather<T>;

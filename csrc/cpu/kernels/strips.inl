@@ -191,16 +191,24 @@ struct Strips {
 
   static TORCH_MAXPOOL_INLINE void store(const Plane& plane, int64_t row, int64_t column, const Best& best) {
     const int64_t to = row * plane.output_pitch + column;
-    if (plane.stream && plane.in_halves) {
-      stream_halves(plane.output + to, best.value, column % kLanes != 0);
-    } else if (plane.stream) {
-      L::stream(plane.output + to, best.value);
-    } else {
-      L::store(plane.output + to, best.value);
-    }
+    store_values(plane, plane.output + to, best.value, column);
     if constexpr (kIndexed) {
       store_offsets<L>(plane.offsets + to, best.index);
     }
+  }
+
+  static TORCH_MAXPOOL_INLINE void store_values(const Plane& plane, T* to, typename L::V v, int64_t column) {
+    if (!plane.stream) {
+      L::store(to, v);
+      return;
+    }
+    if constexpr (sizeof(HalfVector) < sizeof v) {
+      if (plane.in_halves) {
+        stream_halves(to, v, column % kLanes != 0);
+        return;
+      }
+    }
+    L::stream(to, v);
   }
 
   // Of a vector that overlaps the one before, the second half: lines streamed twice are written twice.

@@ -45,7 +45,7 @@ TORCH_MAXPOOL_INLINE void stream_vector(T* to, V v) {
   }
 #endif
 #endif
-  store_vector(to, v);
+  store_vector(to, v); // not covered: other processors
 }
 
 // To be called after streaming, before another thread may read.
