@@ -19,17 +19,35 @@ TORCH_MAXPOOL_INLINE typename L::V largest_lane(typename L::V v) {
   }
 }
 
+// The smallest lane, in every lane.
+template <class L, int kDistance = L::kLanes / 2>
+TORCH_MAXPOOL_INLINE typename L::IV smallest_index(typename L::IV v) {
+  if constexpr (kDistance >= 1) {
+    const auto rotated = rotated_lanes<typename L::IV, kDistance>(v, MakeSequence<L::kLanes>());
+    return smallest_index<L, kDistance / 2>(rotated < v ? rotated : v);
+  } else {
+    return v;
+  }
+}
+
+template <class L, int... kIndex>
+TORCH_MAXPOOL_INLINE typename L::IV counting_lanes(Sequence<kIndex...>) {
+  return typename L::IV{static_cast<typename L::Index>(kIndex)...};
+}
+
 // The first of `taps` >= kLanes elements that equals the lanes of `value`, which one of them does.
 template <class L>
 TORCH_MAXPOOL_INLINE int64_t first_equal(const typename L::Element* from, int64_t taps, typename L::V value) {
-  if (taps <= 8 * L::kLanes) { // backwards, without branches that depend on the values
-    int64_t found = 0;
+  constexpr int64_t kMostIndices = sizeof(typename L::Index) == 1 ? 256 : 65536;
+  constexpr int64_t kShort = 16 * L::kLanes < kMostIndices ? 16 * L::kLanes : kMostIndices;
+  if (taps <= kShort) { // without branches that depend on the values; backwards, so that lanes end with their first
+    typename L::IV first = ~typename L::IV{};
     for (int64_t at = taps - L::kLanes;; at -= L::kLanes) {
-      const int64_t from_at = at > 0 ? at : 0;
-      const int lane = first_set_lane<typename L::Mask>(L::load(from + from_at) == value);
-      found = lane < L::kLanes ? from_at + lane : found;
+      const int64_t begin = at > 0 ? at : 0;
+      const typename L::IV places = counting_lanes<L>(MakeSequence<L::kLanes>()) + splat_index<L>(begin);
+      first = L::load(from + begin) == value ? places : first;
       if (at <= 0) {
-        return found;
+        return smallest_index<L>(first)[0];
       }
     }
   }
