@@ -2,16 +2,14 @@
 
 namespace {
 
-template <int>
-struct Count {};
-
 inline constexpr int64_t kListedTaps = int64_t{1} << 20; // taps of a window at the most
 
 // The taps of a window that lie within the input.
-template <class T>
 struct TapList {
-  const T** from; // pixel
+  int64_t* reach; // elements from tap 0
   int64_t* tap;
+  void* place; // room for their addresses
+  int64_t count;
 
   static int64_t most(const Shape& shape) {
     const auto within = [](const Axis& axis) { return axis.kernel < axis.input ? axis.kernel : axis.input; };
@@ -20,125 +18,195 @@ struct TapList {
         : kListedTaps;
     return area < kListedTaps && within(shape.d) < kListedTaps ? area * within(shape.d) : kListedTaps;
   }
+
+  void fill(const ForwardParams& p, const Taps& td, const Taps& th, const Taps& tw) {
+    const Shape& shape = p.shape;
+    const Strides& in = p.input_strides;
+    count = 0;
+    for (int64_t a = td.first; a < td.last; ++a) {
+      for (int64_t b = th.first; b < th.last; ++b) {
+        for (int64_t e = tw.first; e < tw.last; ++e) {
+          reach[count] = a * shape.d.dilation * in.d + b * shape.h.dilation * in.h + e * shape.w.dilation * in.w;
+          tap[count] = (a * shape.h.kernel + b) * shape.w.kernel + e;
+          ++count;
+        }
+      }
+    }
+  }
 };
 
-// kVectors vectors of channels of one pixel of the output, from `count` taps. Channels of tap t begin at from[t] + shift.
-template <class L, bool kIndexed, class Offset, int kVectors>
+// Neighbouring pixels of the output whose windows lie alike. `from`: place in the input of the first one's tap 0, the
+// others' are `step` elements apart.
+template <class T, class Offset>
+struct Pixels {
+  const T* input;
+  int64_t from, step;
+  T* values;
+  Offset* offsets;
+  int64_t output_step;
+  int64_t count, channels;
+};
+
+// kVectors vectors of channels of one pixel. taps[t] + from: tap t of the list. kTaps: of a whole window; 0: any.
+template <class L, bool kIndexed, int kVectors, int kTaps, class Offset>
 TORCH_MAXPOOL_INLINE void pool_channels(
-    const TapList<typename L::Element>& list,
-    int64_t count,
-    int64_t shift,
-    typename L::Element* values,
-    Offset* offsets,
+    const TapList& list,
+    const typename L::Element* const* taps,
+    const Pixels<typename L::Element, Offset>& pixels,
+    int64_t from,
+    int64_t to,
     typename L::Mask& strange) {
   constexpr int kLanes = L::kLanes;
   Champions<L, kIndexed> best[kVectors];
-  const auto note = [&](const typename L::V(&v)[kVectors]) __attribute__((always_inline)) {
+  typename L::V v[kVectors];
+  const auto load = [&](int64_t t) __attribute__((always_inline)) {
+    for (int u = 0; u < kVectors; ++u) {
+      v[u] = held(L::load(taps[t] + from + u * kLanes));
+    }
     for (int u = 0; u < kVectors; u += 2) {
       L::note(strange, v[u], v[u + 1 < kVectors ? u + 1 : u]);
     }
   };
-  const auto load = [&](int64_t t, typename L::V(&v)[kVectors]) __attribute__((always_inline)) {
+  const auto meet = [&](int64_t t, int64_t tap) __attribute__((always_inline)) {
+    load(t);
     for (int u = 0; u < kVectors; ++u) {
-      v[u] = L::load(list.from[t] + shift + u * kLanes);
+      best[u].meet(v[u], splat_index<L>(tap));
     }
-    note(v);
   };
-  typename L::V v[kVectors];
-  load(0, v);
+  load(0);
   for (int u = 0; u < kVectors; ++u) {
-    best[u] = {v[u], splat_index<L>(list.tap[0])};
+    best[u] = {v[u], splat_index<L>(kTaps > 0 ? 0 : list.tap[0])};
   }
-  for (int64_t t = 1; t < count; ++t) {
-    const typename L::IV number = splat_index<L>(list.tap[t]);
-    load(t, v);
-    for (int u = 0; u < kVectors; ++u) {
-      best[u].meet(v[u], number);
+  if constexpr (kTaps > 0) {
+#pragma GCC unroll 16
+    for (int t = 1; t < kTaps; ++t) {
+      meet(t, t);
+    }
+  } else {
+    for (int64_t t = 1; t < list.count; ++t) {
+      meet(t, list.tap[t]);
     }
   }
   for (int u = 0; u < kVectors; ++u) {
-    L::store(values + u * kLanes, best[u].value);
+    L::store(pixels.values + to + u * kLanes, best[u].value);
     if constexpr (kIndexed) {
-      store_offsets<L>(offsets + u * kLanes, best[u].index);
+      store_offsets<L>(pixels.offsets + to + u * kLanes, best[u].index);
     }
   }
 }
 
-// One row of the output, all channels; false where it depends on strange lanes.
-template <class L, bool kIndexed, class Offset>
-inline bool channels_row(
-    const ForwardParams& p,
-    const TapList<typename L::Element>& list,
-    int64_t n,
-    int64_t d,
-    int64_t h) {
-  typedef typename L::Element T;
+// Returns what was noted.
+template <class L, bool kIndexed, int kTaps, class Offset>
+inline typename L::Mask pool_pixels(const TapList list, const Pixels<typename L::Element, Offset> pixels) {
   constexpr int kLanes = L::kLanes;
-  const Shape& shape = p.shape;
-  const Strides& in = p.input_strides;
-  const Strides& out = p.output_strides;
-  const Taps td = taps_of(shape.d, d);
-  const Taps th = taps_of(shape.h, h);
-  const Interior inner = interior_of(shape.w);
-  const T* const image = static_cast<const T*>(p.input) + n * in.n;
-  const int64_t out_row = n * out.n + d * out.d + h * out.h;
-  const int64_t channels = shape.channels;
+  constexpr int kVectors = kTaps > 0 ? 2 : 4;
+  typedef typename L::Element T;
+  const T* whole[kTaps > 0 ? kTaps : 1];
+  const T** const taps = kTaps > 0 ? whole : static_cast<const T**>(list.place);
+  for (int64_t t = 0; t < (kTaps > 0 ? kTaps : list.count); ++t) {
+    taps[t] = pixels.input + (pixels.from + list.reach[t]);
+  }
   typename L::Mask strange = {};
-  int64_t count = 0;
-  int64_t listed = 0; // the pixel of the output whose taps are listed
-  for (int64_t o = 0; o < shape.w.output; ++o) {
-    if (o <= inner.begin || o >= inner.end) { // taps of pixels between lie as the first one's
-      const Taps tw = taps_of(shape.w, o);
-      listed = o;
-      count = 0;
-      for (int64_t a = td.first; a < td.last; ++a) {
-        for (int64_t b = th.first; b < th.last; ++b) {
-          for (int64_t e = tw.first; e < tw.last; ++e) {
-            list.from[count] = image + (td.start + a * shape.d.dilation) * in.d +
-                (th.start + b * shape.h.dilation) * in.h + (tw.start + e * shape.w.dilation) * in.w;
-            list.tap[count] = (a * shape.h.kernel + b) * shape.w.kernel + e;
-            ++count;
-          }
-        }
-      }
-    }
-    const int64_t shift = (o - listed) * shape.w.stride * in.w;
-    T* const values = static_cast<T*>(p.output) + out_row + o * out.w;
-    Offset* const offsets = static_cast<Offset*>(p.offsets) + out_row + o * out.w;
-    typename L::Mask noted = {};
+  int64_t from = 0;
+  int64_t to = 0;
+  for (int64_t i = 0; i < pixels.count; ++i) {
     int64_t c = 0;
-    for (; c + 4 * kLanes <= channels; c += 4 * kLanes) {
-      pool_channels<L, kIndexed, Offset, 4>(list, count, shift + c, values + c, offsets + c, noted);
+    for (; c + kVectors * kLanes <= pixels.channels; c += kVectors * kLanes) {
+      pool_channels<L, kIndexed, kVectors, kTaps>(list, taps, pixels, from + c, to + c, strange);
     }
-    while (c < channels) {
-      c = c + kLanes <= channels ? c : channels - kLanes; // the last vector overlaps the one before
-      pool_channels<L, kIndexed, Offset, 1>(list, count, shift + c, values + c, offsets + c, noted);
+    while (c < pixels.channels) {
+      c = c + kLanes <= pixels.channels ? c : pixels.channels - kLanes; // the last vector overlaps the one before
+      pool_channels<L, kIndexed, 1, kTaps>(list, taps, pixels, from + c, to + c, strange);
       c += kLanes;
     }
-    strange = noted > strange ? noted : strange;
+    from += pixels.step;
+    to += pixels.output_step;
   }
-  return !L::is_strange(strange, p);
+  return strange;
 }
+
+template <class L, bool kIndexed, class Offset>
+struct ChannelRows {
+  typedef typename L::Element T;
+  const ForwardParams& p;
+  const TapList whole; // of windows that lie within the input; without taps where there are none
+  TapList cut; // of the windows at work, where they do not
+  const Interior inner; // columns
+
+  // All channels of one row of the output; false where it depends on strange lanes.
+  bool pool(const Row& row) {
+    const Shape& shape = p.shape;
+    const Strides& in = p.input_strides;
+    const Strides& out = p.output_strides;
+    const Taps td = taps_of(shape.d, row.d);
+    const Taps th = taps_of(shape.h, row.h);
+    const bool is_inner_row = td.last - td.first == shape.d.kernel && th.last - th.first == shape.h.kernel;
+    const int64_t from = row.n * in.n + td.start * in.d + th.start * in.h - shape.w.pad * in.w;
+    const int64_t to = row.n * out.n + row.d * out.d + row.h * out.h;
+    typename L::Mask strange = {};
+    for (int64_t o = 0, next; o < shape.w.output; o = next) {
+      const bool is_inner = o >= inner.begin && o < inner.end;
+      next = is_inner ? inner.end : o + 1;
+      const Pixels<T, Offset> pixels = {
+          static_cast<const T*>(p.input),
+          from + o * shape.w.stride * in.w,
+          shape.w.stride * in.w,
+          static_cast<T*>(p.output) + to + o * out.w,
+          static_cast<Offset*>(p.offsets) + to + o * out.w,
+          out.w,
+          next - o,
+          shape.channels};
+      const typename L::Mask noted =
+          is_inner && is_inner_row ? pool_whole(pixels) : pool_cut(td, th, taps_of(shape.w, o), pixels);
+      strange = noted > strange ? noted : strange;
+    }
+    return !L::is_strange(strange, p);
+  }
+
+ private:
+  typename L::Mask pool_whole(const Pixels<T, Offset>& pixels) {
+    if constexpr (sizeof(Offset) == 1 && !__is_same(L, typename Lanes<T>::Exact)) {
+      if (whole.count == 4) {
+        return pool_pixels<L, kIndexed, 4>(whole, pixels);
+      }
+      if (whole.count == 9) {
+        return pool_pixels<L, kIndexed, 9>(whole, pixels);
+      }
+    }
+    return pool_pixels<L, kIndexed, 0>(whole, pixels);
+  }
+
+  typename L::Mask pool_cut(const Taps& td, const Taps& th, const Taps& tw, const Pixels<T, Offset>& pixels) {
+    cut.fill(p, td, th, tw);
+    return pool_pixels<L, kIndexed, 0>(cut, pixels);
+  }
+};
 
 // Units: rows of the output, all channels (batch x depth x height).
 template <class T, bool kIndexed, class Offset>
 void forward_channels(const ForwardParams& p, const ForwardPlan&, void* scratch, int64_t begin, int64_t end) {
   typedef Lanes<T> L;
-  const Shape& shape = p.shape;
-  const int64_t most = TapList<T>::most(shape);
-  const TapList<T> list = {static_cast<const T**>(scratch), static_cast<int64_t*>(scratch) + most};
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t h = unit % shape.h.output;
-    const int64_t d = unit / shape.h.output % shape.d.output;
-    const int64_t n = unit / shape.h.output / shape.d.output;
-    if (channels_row<L, kIndexed, Offset>(p, list, n, d, h)) {
+  Shape shape = p.shape;
+  shape.channels = 1; // as units count rows
+  const int64_t most = TapList::most(shape);
+  int64_t* const lists = static_cast<int64_t*>(scratch);
+  TapList whole = {lists, lists + most, lists + 2 * most, 0};
+  const TapList cut = {lists + 3 * most, lists + 4 * most, lists + 5 * most, 0};
+  if (shape.d.kernel <= shape.d.input && shape.h.kernel <= shape.h.input && shape.w.kernel <= shape.w.input) {
+    whole.fill(p, {0, 0, shape.d.kernel}, {0, 0, shape.h.kernel}, {0, 0, shape.w.kernel});
+  }
+  const Interior inner = interior_of(shape.w);
+  ChannelRows<L, kIndexed, Offset> rows = {p, whole, cut, inner};
+  Row row = row_of(shape, begin);
+  for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
+    if (rows.pool(row)) {
       continue;
     }
     if constexpr (kHasExact<L>) {
-      channels_row<typename L::Exact, kIndexed, Offset>(p, list, n, d, h);
+      ChannelRows<typename L::Exact, kIndexed, Offset>{p, whole, cut, inner}.pool(row);
     } else {
-      for (int64_t c = 0; c < shape.channels; ++c) {
-        forward_row<T>(p, {n, c, d, h}, 0, shape.w.output);
+      for (int64_t c = 0; c < p.shape.channels; ++c) {
+        forward_row<T>(p, {row.n, c, row.d, row.h}, 0, shape.w.output);
       }
     }
   }
@@ -149,7 +217,7 @@ template <class T>
 inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
   typedef Lanes<T> L;
-  if (TapList<T>::most(shape) >= kListedTaps || p.input_strides.c != 1 || p.output_strides.c != 1 ||
+  if (TapList::most(shape) >= kListedTaps || p.input_strides.c != 1 || p.output_strides.c != 1 ||
       shape.channels < L::kLanes || (p.wide_offsets && p.offsets && sizeof(typename L::Index) == 1)) {
     return false;
   }
@@ -161,7 +229,7 @@ inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
     plan.run = p.wide_offsets ? forward_channels<T, true, int32_t> : forward_channels<T, true, uint8_t>;
   }
   plan.units = shape.batch * shape.d.output * shape.h.output;
-  plan.scratch_bytes = TapList<T>::most(shape) * 2 * static_cast<int64_t>(sizeof(int64_t));
+  plan.scratch_bytes = TapList::most(shape) * 6 * static_cast<int64_t>(sizeof(int64_t));
   return true;
 }
 

@@ -54,7 +54,7 @@ template <class S, int kStep, bool kStream, class T>
 TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   typedef typename S::V V;
   typedef MakeSequence<S::kLanes> All;
-  const V value = S::load(rows.grad + o);
+  const V value = held(S::load(rows.grad + o));
   const TapLanes offset = load_offsets<S::kLanes>(rows.offsets + o);
   constexpr int kPatterns = S::kLanes < kStep ? kStep / S::kLanes : 1; // of taps in the lanes
   V values[kStep];

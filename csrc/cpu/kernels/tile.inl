@@ -10,29 +10,6 @@
 namespace {
 
 inline constexpr int64_t kTileBytes = 96 * 1024; // wanted size of a block's values in scratch
-// Sizes of a block in scratch, in places (a place is `group` adjacent elements).
-struct Tile {
-  int64_t phases; // = stride along the width
-  int64_t pitch; // places per row and phase
-  int64_t rows; // rows of the input, padding included
-  int64_t line; // elements per phase
-  int64_t slack; // elements that may be read past a line's end
-  int64_t stride; // from one phase's line to the next, in elements
-};
-
-template <class L>
-inline Tile tile_of(const Shape& shape, int64_t group, int64_t rows, int64_t columns) {
-  Tile tile;
-  const int64_t reach_w = (shape.w.kernel - 1) * shape.w.dilation;
-  const int64_t reach_h = (shape.h.kernel - 1) * shape.h.dilation;
-  tile.phases = shape.w.stride;
-  tile.pitch = columns + reach_w / shape.w.stride;
-  tile.rows = (rows - 1) * shape.h.stride + reach_h + 1;
-  tile.line = tile.rows * tile.pitch * group;
-  tile.slack = (reach_w / shape.w.stride + 1) * group + 2 * kUnroll * L::kLanes;
-  tile.stride = tile.line + tile.slack;
-  return tile;
-}
 
 // Where things lie in scratch.
 template <class L, bool kIndexed>
@@ -90,125 +67,6 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
   }
 }
 
-// Copies `pairs` pairs of adjacent elements, the first of each to `evens`, the second to `odds`.
-template <class L>
-inline void copy_pairs(
-    typename L::Lane* evens,
-    typename L::Lane* odds,
-    const typename L::Element* from,
-    int64_t pairs,
-    typename L::Mask& strange) {
-  int64_t i = 0;
-  for (; i + L::kLanes <= pairs; i += L::kLanes) {
-    const typename L::V a = L::load(from + 2 * i);
-    const typename L::V b = L::load(from + 2 * i + L::kLanes);
-    L::note(strange, a);
-    L::note(strange, b);
-    store_vector(evens + i, even(a, b));
-    store_vector(odds + i, odd(a, b));
-  }
-  if (i < pairs && pairs >= L::kLanes) { // the last vectors overlap the ones before
-    i = pairs - L::kLanes;
-    const typename L::V a = L::load(from + 2 * i);
-    const typename L::V b = L::load(from + 2 * i + L::kLanes);
-    L::note(strange, a);
-    L::note(strange, b);
-    store_vector(evens + i, even(a, b));
-    store_vector(odds + i, odd(a, b));
-    return;
-  }
-  for (; i < pairs; ++i) {
-    evens[i] = L::lane(from[2 * i]);
-    odds[i] = L::lane(from[2 * i + 1]);
-    L::note(strange, splat<typename L::V>(evens[i]));
-    L::note(strange, splat<typename L::V>(odds[i]));
-  }
-}
-
-// One row of the input, from place `first` (which may lie in the padding) on, split into phases at `to`. Null: padding.
-template <class L>
-inline void load_row(
-    const Shape& shape,
-    const Tile& tile,
-    int64_t group,
-    const typename L::Element* row,
-    int64_t first,
-    int64_t stride,
-    typename L::Lane* to,
-    typename L::Mask& strange) {
-  const int64_t places = tile.pitch * tile.phases;
-  int64_t left = first < 0 ? -first : 0;
-  left = left < places ? left : places;
-  int64_t end = shape.w.input - first; // one past the last place within the input
-  end = end < places ? end : places;
-  if (row == nullptr || end <= left) {
-    for (int64_t phase = 0; phase < tile.phases; ++phase) {
-      fill_lowest<L>(to + phase * tile.stride, tile.pitch * group);
-    }
-    return;
-  }
-  const typename L::Element* from = row + first * stride; // of place 0; read from `left` on
-  if (tile.phases == 1) {
-    if (stride == group) {
-      fill_lowest<L>(to, left * group);
-      copy_lanes<L>(to + left * group, from + left * stride, (end - left) * group, strange);
-      fill_lowest<L>(to + end * group, (places - end) * group);
-      return;
-    }
-  }
-  int64_t place = 0;
-  if (tile.phases == 2 && group == 1 && stride == 1) {
-    const auto put_one = [&](int64_t at) {
-      typename L::Lane& lane = to[(at & 1) * tile.stride + at / 2];
-      if (at >= left && at < end) {
-        lane = L::lane(from[at]);
-        L::note(strange, splat<typename L::V>(lane));
-      } else {
-        lane = L::lowest();
-      }
-    };
-    const int64_t pairs_begin = (left + 1) / 2;
-    const int64_t pairs = end / 2 > pairs_begin ? end / 2 - pairs_begin : 0;
-    for (; place < 2 * pairs_begin; ++place) {
-      put_one(place);
-    }
-    copy_pairs<L>(to + pairs_begin, to + tile.stride + pairs_begin, from + place, pairs, strange);
-    for (place += 2 * pairs; place < places; ++place) {
-      put_one(place);
-    }
-    return;
-  }
-  int64_t phase = 0;
-  int64_t column = 0;
-  const auto put_places = [&](int64_t stop) {
-    for (; place < stop; ++place) {
-      typename L::Lane* lanes = to + phase * tile.stride + column * group;
-      for (int64_t g = 0; g < group; ++g) {
-        if (place >= left && place < end) {
-          lanes[g] = L::lane(from[place * stride + g]);
-          L::note(strange, splat<typename L::V>(lanes[g]));
-        } else {
-          lanes[g] = L::lowest();
-        }
-      }
-      if (++phase == tile.phases) {
-        phase = 0;
-        ++column;
-      }
-    }
-  };
-  if (tile.phases == 2 && stride == group && (group == 3 || group == 4)) {
-    put_places(left + left % 2 < end ? left + left % 2 : end);
-    const auto copy = group == 3 ? copy_group_pairs<L, 3> : copy_group_pairs<L, 4>;
-    typename L::Lane* const lanes = to + column * group;
-    const int64_t done =
-        phase == 0 ? copy(lanes, lanes + tile.stride, from + place * stride, (end - place) / 2, strange) : 0;
-    place += 2 * done;
-    column += done;
-  }
-  put_places(places);
-}
-
 // `count` champions to the output.
 template <class L, bool kIndexed, class Offset>
 inline void store_row(const Line<L>& line, int64_t count, typename L::Element* values, Offset* offsets) {
@@ -238,11 +96,9 @@ inline void store_row(const Line<L>& line, int64_t count, typename L::Element* v
   if constexpr (kIndexed) {
     store_offsets<L>(offset_tail, c.index);
   }
-  for (int64_t j = 0; j < count; ++j) {
-    values[j] = value_tail[j];
-    if constexpr (kIndexed) {
-      offsets[j] = offset_tail[j];
-    }
+  copy_bytes(values, value_tail, count * static_cast<int64_t>(sizeof values[0]));
+  if constexpr (kIndexed) {
+    copy_bytes(offsets, offset_tail, count * static_cast<int64_t>(sizeof offsets[0]));
   }
 }
 
@@ -284,10 +140,16 @@ inline void pool_slice(
   const int64_t width = tile.pitch * group;
   const int64_t first_row = block.row * shape.h.stride - shape.h.pad;
   const int64_t first_place = block.column * shape.w.stride - shape.w.pad;
-  for (int64_t r = 0; r < tile.rows; ++r) {
+  const Strides& in = p.input_strides;
+  const bool is_whole = group == 1 && in.w == 1 && in.h == shape.w.input && first_place == 0 && first_row >= 0 &&
+      first_row + tile.rows <= shape.h.input && tile.pitch * tile.phases == shape.w.input && tile.phases <= kMostPhases;
+  if (is_whole) { // without padding, rows are one
+    copy_columns<L>(tile, slice + first_row * in.h, tile.rows * shape.w.input, line.value, strange);
+  }
+  for (int64_t r = 0; r < tile.rows && !is_whole; ++r) {
     const int64_t y = first_row + r;
-    const typename L::Element* row = y < 0 || y >= shape.h.input ? nullptr : slice + y * p.input_strides.h;
-    load_row<L>(shape, tile, group, row, first_place, p.input_strides.w, line.value + r * width, strange);
+    const typename L::Element* row = y < 0 || y >= shape.h.input ? nullptr : slice + y * in.h;
+    load_row<L>(shape, tile, group, row, first_place, in.w, line.value + r * width, strange);
   }
   across_phases<L, kIndexed>(shape, tile, line, group);
   if (kIndexed) {
@@ -322,12 +184,12 @@ inline void pool_slice(
           }
           best.meet(later);
         }
-        if (i + kLanes <= width) {
+        if (o * width + i + kLanes <= (o + 1) * shape.h.stride * width) {
           put<L, kIndexed>(to, i, best);
         } else { // the lanes beyond belong to rows still to be read
-          __builtin_memcpy(to.value + i, &best.value, (width - i) * sizeof(typename L::Lane));
+          copy_bytes(to.value + i, &best.value, (width - i) * static_cast<int64_t>(sizeof(typename L::Lane)));
           if (kIndexed) {
-            __builtin_memcpy(to.index + i, &best.index, (width - i) * sizeof(typename L::Index));
+            copy_bytes(to.index + i, &best.index, (width - i) * static_cast<int64_t>(sizeof(typename L::Index)));
           }
         }
       }
@@ -358,13 +220,14 @@ inline void store_block(
     const Line<L>& line) {
   const Strides& out = p.output_strides;
   const int64_t width = tile.pitch * plan.group;
-  for (int64_t o = 0; o < block.rows; ++o) {
+  const bool is_dense = block.columns == tile.pitch && out.h == width; // then rows are one
+  for (int64_t o = 0; o < (is_dense ? 1 : block.rows); ++o) {
     const int64_t to =
         block.n * out.n + block.c * out.c + depth * out.d + (block.row + o) * out.h + block.column * out.w;
     const Line<L> row = {line.value + o * width, line.index + o * width};
     store_row<L, kIndexed>(
         row,
-        block.columns * plan.group,
+        is_dense ? block.rows * width : block.columns * plan.group,
         static_cast<typename L::Element*>(p.output) + to,
         static_cast<Offset*>(p.offsets) + to);
   }

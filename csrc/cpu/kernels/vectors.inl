@@ -24,6 +24,51 @@ TORCH_MAXPOOL_INLINE void store_vector(T* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+// `v`, kept in a register: what was loaded and is used more than once, GCC would load again for each use.
+template <class V>
+TORCH_MAXPOOL_INLINE V held(V v) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) == kVectorBytes) {
+    __asm__("" : "+v"(v));
+  }
+#endif
+  return v;
+}
+
+template <int kBytes>
+TORCH_MAXPOOL_INLINE void copy_ends(char* to, const char* from, int64_t bytes) {
+  typedef Vector<char, kBytes> V;
+  const V last = load_vector<V>(from + bytes - kBytes);
+  store_vector(to, load_vector<V>(from));
+  store_vector(to + bytes - kBytes, last);
+}
+
+// memcpy, without a call for short rows.
+inline void copy_bytes(void* to_any, const void* from_any, int64_t bytes) {
+  char* to = static_cast<char*>(to_any);
+  const char* from = static_cast<const char*>(from_any);
+  if (bytes >= kVectorBytes) {
+    typedef Vector<char, kVectorBytes> V;
+    int64_t i = 0;
+    for (; i + kVectorBytes <= bytes; i += kVectorBytes) {
+      store_vector(to + i, load_vector<V>(from + i));
+    }
+    store_vector(to + bytes - kVectorBytes, load_vector<V>(from + bytes - kVectorBytes));
+  } else if (bytes >= kVectorBytes / 2) {
+    copy_ends<kVectorBytes / 2>(to, from, bytes);
+  } else if (bytes >= kVectorBytes / 4) {
+    copy_ends<kVectorBytes / 4>(to, from, bytes);
+  } else if (bytes >= 8) {
+    copy_ends<8>(to, from, bytes);
+  } else if (bytes >= 4) {
+    copy_ends<4>(to, from, bytes);
+  } else {
+    for (int64_t i = 0; i < bytes; ++i) {
+      to[i] = from[i];
+    }
+  }
+}
+
 // Stores that pass by the cache, to addresses aligned to the vector; elsewhere than on x86-64, plain ones.
 template <class V, class T>
 TORCH_MAXPOOL_INLINE void stream_vector(T* to, V v) {

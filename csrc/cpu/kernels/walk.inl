@@ -61,7 +61,7 @@ struct Walk {
     for (int64_t y = begin - (kRows - 1); y < end; ++y) {
       if (y + plane.h.pad >= 0 && y + plane.h.pad < plane.h.output) {
         for (int i = 0; i < kColumns; ++i) {
-          const V value = S::load(grads + i);
+          const V value = kRows > 1 ? held(S::load(grads + i)) : S::load(grads + i);
           const Taps offset = WideTaps<S>::load(offsets + i) | outside[i];
           for (int b = 0; b < kRows; ++b) {
             sums[b] = add_equal<S>(sums[b], value, offset, taps[b * kColumns + kColumns - 1 - i]);
