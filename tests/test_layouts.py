@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common import (
     CHANNELS_LAST,
+    FLOATS,
     OPS,
     OUR_POOL,
     TORCH_POOL,
@@ -218,3 +220,42 @@ def test_real_part_of_a_long_signal():
     """Strides of an interleaved view are honoured far into the memory."""
     signal = torch.ones(1, 1, 200000, dtype=torch.complex64).real
     assert np.array_equal(OPS.maxpool_values(signal, [100]).numpy(), np.ones((1, 1, 2000), np.float32))
+
+
+def assert_equals_torch(tensor, *window):
+    """Values and indices, against PyTorch's own of a contiguous copy: its other kernels name other ones of equals."""
+    expected, indices = F.max_pool2d(tensor.contiguous(), *window, return_indices=True)
+    actual = OUR_POOL[2](tensor, *window, return_indices=True)
+    assert_same(actual[0], expected)
+    assert_same(actual[1], indices)
+    assert_same(OUR_POOL[2](tensor, *window), expected)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 7, 8, 9, 12, 16, 20, 31, 48, 65, 72, 96, 128, 200])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8, torch.int16], ids=str)
+def test_channels_last_of_any_channels(channels, dtype):
+    for window in [(2, 2), (3, 2, 1), (3, 1, 1), (5, 1, 2), (4, 3, 1), (9, 1, 4), (13, 1, 6, 1)]:
+        specials = window[0] % 2 == 0  # where all but few windows have a NaN, nothing else shows
+        tensor = random_input((2, channels, 13, 14), dtype, specials)
+        assert_equals_torch(tensor.contiguous(memory_format=CHANNELS_LAST[2]), *window)
+
+
+@pytest.mark.parametrize("stride", range(1, 8))
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8, torch.int16], ids=str)
+def test_any_stride_and_width(stride, dtype):
+    for kernel in [1, 2, 3, 5, 7]:
+        for width in [7, 14, 28, 61, 112]:
+            for height in [kernel, 16]:
+                tensor = random_input((2, 3, height, width), dtype, kernel < 5)
+                for padding in {0, kernel // 2}:
+                    assert_equals_torch(tensor, kernel, (max(stride - 1, 1), stride), padding)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8], ids=str)
+def test_any_stride_of_columns(dtype):
+    """Elements that lie apart, channels that lie together, and both."""
+    memory = random_input((2, 5, 41, 23, 3), dtype, specials=False)
+    for tensor in [memory[..., 1], memory[:, :4, :, :, 0].permute(0, 2, 1, 3), memory[:, 2].permute(0, 3, 1, 2)]:
+        for window in [(3, 3), (5, 5, 2), (2, 7), (3, 1, 1), (4, 2, 1)]:
+            if min(tensor.shape[2:]) >= window[0]:
+                assert_equals_torch(tensor, *window)

@@ -70,7 +70,7 @@ struct BackwardParams {
 struct PlacesParams {
   Shape shape;
   const void* offsets;
-  Strides output_strides; // of offsets and of the results
+  Strides output_strides; // of offsets and of the results: contiguous or channels_last
   int64_t* indices; // PyTorch's plane indices, or null
   const void* input; // any strides; for gathering, or null
   Strides input_strides;

@@ -15,6 +15,7 @@
 #include "kernels/sliding.inl"
 #include "kernels/channels.inl"
 #include "kernels/places.inl"
+#include "kernels/indices.inl"
 #include "kernels/sums.inl"
 #include "kernels/offsets.inl"
 #include "kernels/disjoint.inl"

@@ -165,7 +165,7 @@ struct ChannelRows {
 
  private:
   typename L::Mask pool_whole(const Pixels<T, Offset>& pixels) {
-    if constexpr (sizeof(Offset) == 1 && !__is_same(L, typename Lanes<T>::Exact)) {
+    if constexpr (sizeof(Offset) == 1 && __is_same(L, Lanes<T>)) {
       if (whole.count == 4) {
         return pool_pixels<L, kIndexed, 4>(whole, pixels);
       }
@@ -183,9 +183,8 @@ struct ChannelRows {
 };
 
 // Units: rows of the output, all channels (batch x depth x height).
-template <class T, bool kIndexed, class Offset>
+template <class L, bool kIndexed, class Offset>
 void forward_channels(const ForwardParams& p, const ForwardPlan&, void* scratch, int64_t begin, int64_t end) {
-  typedef Lanes<T> L;
   Shape shape = p.shape;
   shape.channels = 1; // as units count rows
   const int64_t most = TapList::most(shape);
@@ -206,17 +205,16 @@ void forward_channels(const ForwardParams& p, const ForwardPlan&, void* scratch,
       ChannelRows<typename L::Exact, kIndexed, Offset>{p, whole, cut, inner}.pool(row);
     } else {
       for (int64_t c = 0; c < p.shape.channels; ++c) {
-        forward_row<T>(p, {row.n, c, row.d, row.h}, 0, shape.w.output);
+        forward_row<typename L::Element>(p, {row.n, c, row.d, row.h}, 0, shape.w.output);
       }
     }
   }
 }
 
-// Fills `plan` where the family fits.
-template <class T>
-inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
+// Fills `plan` where the family fits. `L`: of as many channels or fewer.
+template <class L>
+inline bool plan_channels_for(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
-  typedef Lanes<T> L;
   if (TapList::most(shape) >= kListedTaps || p.input_strides.c != 1 || p.output_strides.c != 1 ||
       shape.channels < L::kLanes || (p.wide_offsets && p.offsets && sizeof(typename L::Index) == 1)) {
     return false;
@@ -224,13 +222,24 @@ inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
   plan = {};
   plan.family = "channels";
   if (p.offsets == nullptr) {
-    plan.run = forward_channels<T, false, uint8_t>;
+    plan.run = forward_channels<L, false, uint8_t>;
   } else {
-    plan.run = p.wide_offsets ? forward_channels<T, true, int32_t> : forward_channels<T, true, uint8_t>;
+    plan.run = p.wide_offsets ? forward_channels<L, true, int32_t> : forward_channels<L, true, uint8_t>;
   }
   plan.units = shape.batch * shape.d.output * shape.h.output;
   plan.scratch_bytes = TapList::most(shape) * 6 * static_cast<int64_t>(sizeof(int64_t));
   return true;
+}
+
+template <class T>
+inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
+  if (plan_channels_for<Lanes<T>>(p, plan)) {
+    return true;
+  }
+  if constexpr (kVectorBytes > 16) {
+    return plan_channels_for<Lanes<T, 16>>(p, plan);
+  }
+  return false;
 }
 
 } // namespace

@@ -87,8 +87,4 @@ int64_t places_of(const PlacesParams& p, int64_t begin, int64_t end) {
   return -1;
 }
 
-int64_t places(const PlacesParams& p, int64_t begin, int64_t end) {
-  return p.wide_offsets ? places_of<int32_t>(p, begin, end) : places_of<uint8_t>(p, begin, end);
-}
-
 } // namespace

@@ -25,6 +25,33 @@ inline bool plan_tiles(const ForwardParams& p, int64_t group, ForwardPlan& plan)
   return plan_tile_for<L>(p, group, plan);
 }
 
+// Of channels_last tensors: how many channels to pool as part of a row of a tile, or 0.
+template <class T>
+inline int64_t channels_of_tiles(const ForwardParams& p) {
+  const int64_t channels = p.shape.channels;
+  if (channels <= kMostGroup) {
+    return p.input_strides.w == channels && p.output_strides.w == channels ? channels : 0;
+  }
+  int64_t group = kMostGroup;
+  while (group >= Lanes<T>::kLanes && channels % group != 0) {
+    group /= 2;
+  }
+  return group >= Lanes<T>::kLanes ? group : 0;
+}
+
+// Whether tiles, which large windows cost few steps, do better than family "channels" (measured on Zen 3).
+template <class T>
+inline bool tiles_cost_less(const ForwardParams& p) {
+  const Shape& shape = p.shape;
+  if (shape.w.stride > 1 || shape.h.stride > 1) {
+    return false;
+  }
+  const int64_t many = sizeof(T) > 2 || (sizeof(T) == 1 && p.offsets) ? 32 : 16; // taps
+  constexpr int64_t kSome = 9; // where a pixel has too few vectors to keep the processor busy
+  const int64_t least = shape.channels < 2 * Lanes<T>::kLanes ? kSome : many;
+  return shape.h.kernel >= least || shape.w.kernel >= least || shape.h.kernel * shape.w.kernel >= least;
+}
+
 template <class T>
 ForwardPlan plan_forward(const ForwardParams& p) {
   const Shape& shape = p.shape;
@@ -34,11 +61,11 @@ ForwardPlan plan_forward(const ForwardParams& p) {
   }
   const bool is_channels_last = shape.channels > 1 && p.input_strides.c == 1 && p.output_strides.c == 1;
   if (is_channels_last) {
-    if (plan_channels<T>(p, plan)) {
+    const int64_t group = channels_of_tiles<T>(p);
+    if (tiles_cost_less<T>(p) && group > 0 && plan_tiles<T>(p, group, plan)) {
       return plan;
     }
-    const bool is_folded = p.input_strides.w == shape.channels && p.output_strides.w == shape.channels;
-    if (is_folded && plan_tiles<T>(p, shape.channels, plan)) {
+    if (plan_channels<T>(p, plan) || (group == shape.channels && plan_tiles<T>(p, group, plan))) {
       return plan;
     }
     return plan_windows<T>(p);

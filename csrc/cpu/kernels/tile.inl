@@ -9,6 +9,7 @@
 
 namespace {
 
+inline constexpr int64_t kMostGroup = 64;
 inline constexpr int64_t kTileBytes = 96 * 1024; // wanted size of a block's values in scratch
 
 // Where things lie in scratch.
@@ -104,7 +105,7 @@ inline void store_row(const Line<L>& line, int64_t count, typename L::Element* v
 
 // A block of the output.
 struct Block {
-  int64_t n, c; // plane; c is 0 where channels are pooled as part of the row
+  int64_t n, c; // plane, or the first of a group of planes
   int64_t row, rows;
   int64_t column, columns;
 };
@@ -115,9 +116,9 @@ inline Block block_of(const Shape& shape, const ForwardPlan& plan, int64_t unit)
   unit /= plan.column_blocks;
   block.row = unit % plan.row_blocks * plan.block_rows;
   unit /= plan.row_blocks;
-  const int64_t channels = plan.group == 1 ? shape.channels : 1;
-  block.c = unit % channels;
-  block.n = unit / channels;
+  const int64_t groups = shape.channels / plan.group;
+  block.c = unit % groups * plan.group;
+  block.n = unit / groups;
   const int64_t rows = shape.h.output - block.row;
   const int64_t columns = shape.w.output - block.column;
   block.rows = rows < plan.block_rows ? rows : plan.block_rows;
@@ -220,16 +221,21 @@ inline void store_block(
     const Line<L>& line) {
   const Strides& out = p.output_strides;
   const int64_t width = tile.pitch * plan.group;
-  const bool is_dense = block.columns == tile.pitch && out.h == width; // then rows are one
+  const bool is_dense = block.columns == tile.pitch && out.w == plan.group && out.h == width; // then rows are one
   for (int64_t o = 0; o < (is_dense ? 1 : block.rows); ++o) {
     const int64_t to =
         block.n * out.n + block.c * out.c + depth * out.d + (block.row + o) * out.h + block.column * out.w;
-    const Line<L> row = {line.value + o * width, line.index + o * width};
-    store_row<L, kIndexed>(
-        row,
-        is_dense ? block.rows * width : block.columns * plan.group,
-        static_cast<typename L::Element*>(p.output) + to,
-        static_cast<Offset*>(p.offsets) + to);
+    // Outputs that lie side by side: all rows, a row, or (of some of the channels) those of one place.
+    const bool is_row_dense = out.w == plan.group;
+    const int64_t count = is_dense ? block.rows * width : plan.group * (is_row_dense ? block.columns : 1);
+    for (int64_t column = 0; column < (is_row_dense ? 1 : block.columns); ++column) {
+      const int64_t from = o * width + column * plan.group;
+      store_row<L, kIndexed>(
+          {line.value + from, line.index + from},
+          count,
+          static_cast<typename L::Element*>(p.output) + to + column * out.w,
+          static_cast<Offset*>(p.offsets) + to + column * out.w);
+    }
   }
 }
 
@@ -326,6 +332,26 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
   }
 }
 
+// Whether to take the windows of a tile one by one: few of them, or small ones far apart. In cycles (measured on Zen 3).
+template <class T>
+inline bool windows_cost_less(const Shape& shape, const ForwardPlan& plan, const Tile& tile) {
+  constexpr int64_t kTapCost = !Type<T>::kHasNan ? 3 : sizeof(T) == 2 ? 17 : 5;
+  constexpr int64_t kWindowCost = Type<T>::kHasNan ? 45 : 30;
+  constexpr int64_t kTileCost = 120;
+  constexpr int64_t kMostTaps = 1024; // more are never few
+  const int64_t windows = plan.block_rows * plan.block_columns * plan.group;
+  if (shape.h.kernel > kMostTaps || shape.w.kernel > kMostTaps) {
+    return false;
+  }
+  const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
+  const int64_t slices = shape.d.stride < shape.d.kernel ? shape.d.stride : shape.d.kernel; // pooled for each depth
+  const int64_t places = tile.pitch * tile.phases * plan.group;
+  const bool is_whole = plan.group == 1 && tile.phases <= kMostPhases && tile.pitch * tile.phases == shape.w.input;
+  constexpr int64_t kRowCost = sizeof(T) == 1 ? 100 : 50;
+  const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * (tile.phases <= kMostPhases ? 1 : 5);
+  return windows * (kWindowCost + taps * kTapCost) < kTileCost + slices * tile.rows * row_cost + plan.block_rows * 15;
+}
+
 // Chooses blocks; false where windows are too large or too sparse for tiles to be a good way.
 template <class L, bool kIndexed>
 inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) {
@@ -333,7 +359,7 @@ inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) 
   constexpr int64_t kMost = int64_t{1} << 24; // elements of scratch
   const auto reach = [](const Axis& axis) { return (axis.kernel - 1) * axis.dilation + 1; };
   if (shape.w.kernel > kMost || shape.h.kernel > kMost || shape.d.kernel >= 64 || shape.w.stride > 64 ||
-      shape.h.dilation > kMost / shape.h.kernel || shape.w.dilation > kMost / shape.w.kernel || group > 64) {
+      shape.h.dilation > kMost / shape.h.kernel || shape.w.dilation > kMost / shape.w.kernel || group > kMostGroup) {
     return false;
   }
   const int64_t reach_w = reach(shape.w);
@@ -369,10 +395,13 @@ inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) 
       tile.line > 8 * (shape.h.input * shape.w.input * group + 4096)) {
     return false;
   }
+  if (windows_cost_less<typename L::Element>(shape, plan, tile)) {
+    return false;
+  }
   const TileScratch<L, kIndexed> scratch(tile, shape, plan.block_rows * tile.pitch * group);
   plan.scratch_bytes = scratch.total;
   plan.family = "tile";
-  plan.units = shape.batch * (group == 1 ? shape.channels : 1) * plan.row_blocks * plan.column_blocks;
+  plan.units = shape.batch * (shape.channels / group) * plan.row_blocks * plan.column_blocks;
   return true;
 }
 

@@ -206,8 +206,14 @@ struct TileRow {
 
   // Places [begin, end), which lie within the input, for any phases, group and stride.
   void copy(int64_t begin, int64_t end, typename L::Mask& strange) const {
-    if (end - begin > tile.phases && group == 1) {
+    if (group == 1 && end - begin >= tile.phases * (L::kLanes / 2)) {
       copy_by_phases(begin, end, strange);
+      return;
+    }
+    if (group % L::kLanes == 0) {
+      for_places(begin, end, [&](int64_t place, typename L::Lane* lanes) {
+        copy_lanes<L>(lanes, from + place * stride, group, strange);
+      });
       return;
     }
     const auto copy_one = [&strange, row = *this](int64_t place, typename L::Lane* lanes) {

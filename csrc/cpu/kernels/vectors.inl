@@ -28,7 +28,7 @@ TORCH_MAXPOOL_INLINE void store_vector(T* to, V v) {
 template <class V>
 TORCH_MAXPOOL_INLINE V held(V v) {
 #if defined(__x86_64__)
-  if constexpr (sizeof(V) == kVectorBytes) {
+  if constexpr (sizeof(V) == kVectorBytes || sizeof(V) == 16) {
     __asm__("" : "+v"(v));
   }
 #endif
