@@ -1,5 +1,6 @@
 """torch.compile, and what it and torch.export stand on: meta and fake tensors like the CPU's."""
 
+import contextlib
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor.utils import fresh_cache, run_and_get_code, run_fw_bw_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import torch_maxpool
 from common import (
     DTYPES,
     FLOATS,
@@ -319,3 +321,34 @@ def test_meta_strides_where_formats_are_ambiguous(shape, channels_last):
 def test_meta_needs_no_memory():
     tensor = torch.empty(2**20, 64, 2**12, 2**6, device="meta", dtype=torch.uint8)
     assert OUR_POOL[2](tensor, 2).shape == (2**20, 64, 2**11, 2**5)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_inductor_fuses_small_windows_of_channels_last(accelerated, dynamic):
+    """Where Inductor's own loops are as fast, the pooling is theirs, fused with what is around; never in training."""
+
+    def model(x, kernel=2, stride=2, padding=0):
+        pool = TORCH_POOL[2] if accelerated else OUR_POOL[2]
+        return pool(x.relu(), kernel, stride, padding) + 1
+
+    def is_ours(tensor, *window, wants_gradient=False):
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+        with fresh_cache(), torch.set_grad_enabled(wants_gradient):
+            actual, codes = run_and_get_code(compiled, tensor.requires_grad_(wants_gradient), *window)
+            expected = model(tensor, *window)
+            assert torch.equal(actual, expected)
+            assert actual.stride() == expected.stride()
+        return "torch_maxpool" in "".join(codes)
+
+    x = torch.randn(2, 16, 14, 14).contiguous(memory_format=torch.channels_last)
+    with torch_maxpool.accelerate(quiet=True) if accelerated else contextlib.nullcontext():
+        assert not is_ours(x)
+        assert not is_ours(x, 3, 2)
+        assert not is_ours(x, [2, 2], [2, 2])
+        assert is_ours(x, 3, 2, 1)
+        assert is_ours(x, 5, 5)
+        assert is_ours(x.contiguous())
+        assert is_ours(x.bfloat16())
+        assert is_ours(x, wants_gradient=True)
