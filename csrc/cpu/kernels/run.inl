@@ -66,26 +66,41 @@ void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begi
   typedef Lanes<T> L;
   constexpr int kLanes = L::kLanes;
   const Shape& shape = p.shape;
+  const Strides& in = p.input_strides;
+  const Strides& out = p.output_strides;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
-  Row row = row_of(shape, begin);
-  for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
-    const T* from = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c +
-        row.d * shape.d.stride * p.input_strides.d + row.h * shape.h.stride * p.input_strides.h;
+  // Whole planes, one after the other: places are known without the row.
+  const bool is_dense = shape.d.output == 1 && shape.h.output == 1 && in.c == taps && in.n == shape.channels * taps &&
+      out.c == 1 && out.n == shape.channels;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const T* from = static_cast<const T*>(p.input) + unit * taps;
+    int64_t to = unit;
+    if (!is_dense) {
+      const Row row = row_of(shape, unit);
+      from = static_cast<const T*>(p.input) + row.n * in.n + row.c * in.c + row.d * shape.d.stride * in.d +
+          row.h * shape.h.stride * in.h;
+      to = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+    }
     typename L::V best = L::load(from + taps - kLanes);
     typename L::Mask strange = {};
-    L::note(strange, best);
-    for (int64_t i = 0; i + kLanes < taps; i += kLanes) {
+    L::note(strange, best, best);
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= taps; i += 2 * kLanes) {
+      const typename L::V v = held(L::load(from + i));
+      const typename L::V w = held(L::load(from + i + kLanes));
+      L::note(strange, v, w);
+      best = L::winner(w, L::winner(v, best));
+    }
+    if (i + kLanes < taps) {
       const typename L::V v = L::load(from + i);
       L::note(strange, v, v);
       best = L::winner(v, best);
     }
     if (L::is_strange(strange, p)) {
-      forward_row<T>(p, row, 0, 1);
+      forward_row<T>(p, row_of(shape, unit), 0, 1);
       continue;
     }
     best = largest_lane<L>(best);
-    const int64_t to = row.n * p.output_strides.n + row.c * p.output_strides.c + row.d * p.output_strides.d +
-        row.h * p.output_strides.h;
     // Values alone do not tell which of 0 and -0 came first.
     if (p.offsets == nullptr && !(Type<T>::kHasNan && best[0] == 0)) {
       static_cast<T*>(p.output)[to] = L::element(best[0]);

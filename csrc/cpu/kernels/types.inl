@@ -14,7 +14,8 @@ struct Float16 {
 };
 
 // The order of the elements of one pooling:
-//   beats(challenger, champion)   true where `challenger`, met later, takes the place: strictly greater, or a NaN
+//   key(x)                        what is compared: the element, or what is quicker to compare
+//   beats(challenger, champion)   of keys: true where `challenger`, met later, takes the place: strictly greater, or a NaN
 //   lowest()                      what empty windows give
 template <class T>
 struct Type;
@@ -23,6 +24,9 @@ template <class T, bool kIsFloat>
 struct PlainType {
   static constexpr bool kHasNan = kIsFloat;
   explicit inline PlainType(const ForwardParams&) {}
+  static inline T key(T x) {
+    return x;
+  }
   static inline bool beats(T challenger, T champion) {
     return challenger > champion || (kIsFloat && challenger != challenger);
   }
@@ -77,20 +81,19 @@ struct Type<int64_t> : PlainType<int64_t, false> {
   }
 };
 
-// 16-bit floats compare through integer keys: sign and magnitude become two's complement, so -0 equals +0.
+// 16-bit floats compare through integer keys: sign and magnitude become two's complement, so -0 equals +0; NaNs are above.
 template <>
 struct Type<Float16> {
   static constexpr bool kHasNan = true;
+  static constexpr int kNan = 0x8000;
   int infinity;
   explicit inline Type(const ForwardParams& p) : infinity(p.infinity) {}
-  static inline int key(Float16 x) {
+  inline int key(Float16 x) const {
     const int magnitude = x.bits & 0x7fff;
-    return x.bits & 0x8000 ? -magnitude : magnitude;
+    return magnitude > infinity ? kNan : x.bits & 0x8000 ? -magnitude : magnitude;
   }
-  inline bool beats(Float16 challenger, Float16 champion) const {
-    const bool challenger_is_nan = (challenger.bits & 0x7fff) > infinity;
-    const bool champion_is_nan = (champion.bits & 0x7fff) > infinity;
-    return challenger_is_nan || (!champion_is_nan && key(challenger) > key(champion));
+  static inline bool beats(int challenger, int champion) {
+    return challenger > champion || challenger == kNan;
   }
   inline Float16 lowest() const {
     return Float16{static_cast<uint16_t>(0x8000 | infinity)};

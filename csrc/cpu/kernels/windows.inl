@@ -111,6 +111,7 @@ inline Winner<T> window(const ForwardParams& p, const T* plane, const Taps& td, 
       [(td.start + td.first * shape.d.dilation) * in.d + (th.start + th.first * shape.h.dilation) * in.h +
        (tw.start + tw.first * shape.w.dilation) * in.w];
   winner.tap = (td.first * shape.h.kernel + th.first) * shape.w.kernel + tw.first;
+  auto champion = order.key(winner.value);
   const int64_t step = shape.w.dilation * in.w;
   for (int64_t a = td.first; a < td.last; ++a) {
     for (int64_t b = th.first; b < th.last; ++b) {
@@ -118,13 +119,16 @@ inline Winner<T> window(const ForwardParams& p, const T* plane, const Taps& td, 
           (tw.start + tw.first * shape.w.dilation) * in.w;
       int64_t tap = (a * shape.h.kernel + b) * shape.w.kernel + tw.first;
       for (int64_t left = tw.last - tw.first; left > 0; --left, ++tap, from += step) {
-        const bool wins = order.beats(*from, winner.value);
+        const auto challenger = order.key(*from);
+        const bool wins = order.beats(challenger, champion);
         if constexpr (Type<T>::kHasNan && sizeof(T) > 2) {
           if (wins) {
+            champion = challenger;
             winner = {*from, tap};
             __asm__ volatile(""); // it stays a branch: a chain of selected floats takes longer
           }
         } else {
+          champion = wins ? challenger : champion;
           winner.value = wins ? *from : winner.value;
           winner.tap = wins ? tap : winner.tap;
         }
