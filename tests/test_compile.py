@@ -324,15 +324,14 @@ def test_meta_needs_no_memory():
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_inductor_fuses_small_windows_of_channels_last(accelerated, dynamic):
+def test_inductor_fuses_small_windows_of_channels_last(accelerated):
     """Where Inductor's own loops are as fast, the pooling is theirs, fused with what is around; never in training."""
 
     def model(x, kernel=2, stride=2, padding=0):
         pool = TORCH_POOL[2] if accelerated else OUR_POOL[2]
         return pool(x.relu(), kernel, stride, padding) + 1
 
-    def is_ours(tensor, *window, wants_gradient=False):
+    def is_ours(tensor, *window, wants_gradient=False, dynamic=False):
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
         with fresh_cache(), torch.set_grad_enabled(wants_gradient):
@@ -344,11 +343,9 @@ def test_inductor_fuses_small_windows_of_channels_last(accelerated, dynamic):
 
     x = torch.randn(2, 16, 14, 14).contiguous(memory_format=torch.channels_last)
     with torch_maxpool.accelerate(quiet=True) if accelerated else contextlib.nullcontext():
-        assert not is_ours(x)
-        assert not is_ours(x, 3, 2)
-        assert not is_ours(x, [2, 2], [2, 2])
+        assert not is_ours(x, dynamic=True)
+        assert not is_ours(x, [3, 3], [2, 2])
         assert is_ours(x, 3, 2, 1)
-        assert is_ours(x, 5, 5)
         assert is_ours(x.contiguous())
         assert is_ours(x.bfloat16())
         assert is_ours(x, wants_gradient=True)

@@ -60,7 +60,7 @@ def _reset_caches(on: bool) -> None:
         torch._dynamo.reset_code_caches()
 
 
-def accepts(tensor: Tensor, window: tuple | None) -> bool:
+def accepts(tensor: Tensor, window: tuple | None = None) -> bool:
     """Whether a call on `tensor` that goes through Python's dispatch (a subclass, a mode) may be replaced.
 
     Tracing for torch.compile may, but for what Inductor does better (`window`: of a 2-d pooling; one for its values

@@ -73,14 +73,14 @@ void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begi
   const bool is_dense = shape.d.output == 1 && shape.h.output == 1 && in.c == taps && in.n == shape.channels * taps &&
       out.c == 1 && out.n == shape.channels;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const T* from = static_cast<const T*>(p.input) + unit * taps;
+    int64_t first = unit * taps; // place of tap 0
     int64_t to = unit;
     if (!is_dense) {
       const Row row = row_of(shape, unit);
-      from = static_cast<const T*>(p.input) + row.n * in.n + row.c * in.c + row.d * shape.d.stride * in.d +
-          row.h * shape.h.stride * in.h;
+      first = row.n * in.n + row.c * in.c + row.d * shape.d.stride * in.d + row.h * shape.h.stride * in.h;
       to = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
     }
+    const T* const from = static_cast<const T*>(p.input) + first;
     typename L::V best = L::load(from + taps - kLanes);
     typename L::Mask strange = {};
     L::note(strange, best, best);
