@@ -349,3 +349,12 @@ def test_inductor_fuses_small_windows_of_channels_last(accelerated):
         assert is_ours(x.contiguous())
         assert is_ours(x.bfloat16())
         assert is_ours(x, wants_gradient=True)
+
+
+@pytest.mark.parametrize("kernel", [[], [2, 2, 2]], ids=str)
+def test_lists_of_wrong_length_are_refused_as_in_eager(kernel):
+    x = torch.randn(2, 16, 14, 14).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="kernel_size"):
+        OUR_POOL[2](x, kernel)
+    with pytest.raises(Exception, match="max_pool2d: kernel_size"), torch.no_grad():
+        torch.compile(OUR_POOL[2], fullgraph=True, backend="aot_eager")(x, kernel)

@@ -9,9 +9,13 @@ from torch import Tensor
 
 
 def _only(value: Any, allowed: tuple[int, ...]) -> int | None:
-    """What all entries of an int or a list are, if it is one of `allowed`."""
+    """What all entries of an int or a list of one or two are, if it is one of `allowed`."""
     entries = [value] if isinstance(value, int) else value
-    return entries[0] if all(entry == entries[0] and entry in allowed for entry in entries) else None
+    return (
+        entries[0]
+        if len(entries) in (1, 2) and all(entry == entries[0] and entry in allowed for entry in entries)
+        else None
+    )
 
 
 def leaves_to_inductor(
