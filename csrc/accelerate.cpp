@@ -175,20 +175,18 @@ bool narrow(const Call& call, int64_t rank) {
       gradient_is_narrow(call.self.scalar_type(), rank, call.args());
 }
 
-bool python_accepts(const Call& call, int64_t rank) {
-  const auto& self = call.self;
+bool python_accepts(const Tensor& self) {
   if (!self.key_set().has(DispatchKey::Python) && !c10::impl::TorchDispatchModeTLS::any_modes_set()) {
     return true;
   }
   const auto check = python_check.load(std::memory_order_acquire);
-  const auto window = call.args();
-  return check != nullptr && check(self, rank == 2 ? &window : nullptr);
+  return check != nullptr && check(self);
 }
 
 template <DispatchKey kKey>
 bool replaced(const Call& call, int64_t rank, Form form) {
   return arguments_accepted(call, rank, form) &&
-      !(kKey == DispatchKey::AutogradCPU && needs_pytorch_derivative(call.self)) && python_accepts(call, rank);
+      !(kKey == DispatchKey::AutogradCPU && needs_pytorch_derivative(call.self)) && python_accepts(call.self);
 }
 
 template <Form kForm>

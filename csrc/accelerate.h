@@ -21,8 +21,6 @@
 
 namespace torch_maxpool {
 
-struct FunctionalArgs;
-
 // Switches on until restore(); returns one line that says what was replaced.
 std::string accelerate();
 
@@ -52,9 +50,9 @@ std::optional<uint64_t> hold();
 void drop(uint64_t token);
 const char* replaced_line();
 
-// Whether a call on a tensor of a Python subclass, or under a dispatch mode of Python's, may be replaced; the window of
-// 2-d poolings, else null. Without a check, as in programs without Python, none is.
-using PythonCheck = bool (*)(const at::Tensor&, const FunctionalArgs*);
+// Whether a call on a tensor of a Python subclass, or under a dispatch mode of Python's, may be replaced. Without a
+// check, as in programs without Python, none is.
+using PythonCheck = bool (*)(const at::Tensor&);
 void set_python_check(PythonCheck check);
 
 } // namespace detail

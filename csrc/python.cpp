@@ -168,22 +168,9 @@ auto pool(
 }
 
 // Asks torch_maxpool.acceleration about a tensor of a subclass, or under a dispatch mode.
-bool acceleration_accepts(const at::Tensor& tensor, const torch_maxpool::FunctionalArgs* window) {
+bool acceleration_accepts(const at::Tensor& tensor) {
   const py::gil_scoped_acquire acquire;
-  const auto list = [](at::IntArrayRef entries) {
-    py::list result;
-    for (const int64_t entry : entries) {
-      result.append(entry);
-    }
-    return result;
-  };
-  py::object arguments = py::none();
-  if (window) {
-    const at::IntArrayRef stride = window->stride ? *window->stride : at::IntArrayRef();
-    arguments = py::make_tuple(
-        list(window->kernel_size), list(stride), list(window->padding), list(window->dilation), window->ceil_mode);
-  }
-  return py::module_::import("torch_maxpool.acceleration").attr("accepts")(tensor, arguments).cast<bool>();
+  return py::module_::import("torch_maxpool.acceleration").attr("accepts")(tensor).cast<bool>();
 }
 
 } // namespace

@@ -229,7 +229,7 @@ def test_inductor_copies_nothing_between_layouts(training):
     layers = [torch.nn.Conv2d(3, 8, 3), OUR_MODULE[2](3, 2, 1), torch.nn.Conv2d(8, 4, 3)]
     model = torch.nn.Sequential(*layers).requires_grad_(training)
     compiled = torch.compile(model, fullgraph=True)
-    tensor = torch.randn(2, 3, 15, 15, requires_grad=training)
+    tensor = torch.randn(2, 3, 199, 199, requires_grad=training)
     with fresh_cache():  # whose keys know nothing of an operator's tags
         if training:
             output, codes = run_fw_bw_and_get_code(lambda: compiled(tensor))
@@ -323,32 +323,75 @@ def test_meta_needs_no_memory():
     assert OUR_POOL[2](tensor, 2).shape == (2**20, 64, 2**11, 2**5)
 
 
+def is_operator(model, tensor, *, dynamic=False):
+    """Whether Inductor calls an operator of ours for `model`, whose results are compared."""
+    torch._dynamo.reset()
+    with fresh_cache():
+        actual, codes = run_and_get_code(torch.compile(model, fullgraph=True, dynamic=dynamic), tensor)
+        expected = model(tensor)
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+    return "torch_maxpool" in "".join(codes)
+
+
+LARGE = torch.randn(2, 64, 56, 56)
+
+
 @pytest.mark.parametrize("accelerated", [False, True])
-def test_inductor_fuses_small_windows_of_channels_last(accelerated):
-    """Where Inductor's own loops are as fast, the pooling is theirs, fused with what is around; never in training."""
+def test_inductor_makes_poolings_its_own(accelerated):
+    """Small windows of channels_last, where its loops are as fast, fused with what is around; never in training."""
 
-    def model(x, kernel=2, stride=2, padding=0):
-        pool = TORCH_POOL[2] if accelerated else OUR_POOL[2]
-        return pool(x.relu(), kernel, stride, padding) + 1
+    def pool(*window, before=torch.clone):
+        function = TORCH_POOL[2] if accelerated else OUR_POOL[2]
+        return lambda tensor: function(before(tensor), *window) + 1
 
-    def is_ours(tensor, *window, wants_gradient=False, dynamic=False):
-        torch._dynamo.reset()
-        compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
-        with fresh_cache(), torch.set_grad_enabled(wants_gradient):
-            actual, codes = run_and_get_code(compiled, tensor.requires_grad_(wants_gradient), *window)
-            expected = model(tensor, *window)
-            assert torch.equal(actual, expected)
-            assert actual.stride() == expected.stride()
-        return "torch_maxpool" in "".join(codes)
-
-    x = torch.randn(2, 16, 14, 14).contiguous(memory_format=torch.channels_last)
+    x = LARGE.contiguous(memory_format=torch.channels_last)
     with torch_maxpool.accelerate(quiet=True) if accelerated else contextlib.nullcontext():
-        assert not is_ours(x, dynamic=True)
-        assert not is_ours(x, [3, 3], [2, 2])
-        assert is_ours(x, 3, 2, 1)
-        assert is_ours(x.contiguous())
-        assert is_ours(x.bfloat16())
-        assert is_ours(x, wants_gradient=True)
+        assert not is_operator(pool(2, 2, before=torch.relu), x, dynamic=True)
+        assert not is_operator(pool([3, 3], [2, 2]), x)
+        assert not is_operator(pool(3, 2, 1, before=torch.relu), x)
+        assert is_operator(pool(3, 2, 1), x)
+        assert is_operator(pool(3, 1, 1, before=torch.relu), x)
+        assert is_operator(pool(2, 2, before=torch.relu), LARGE)
+        assert is_operator(pool(2, 2), x.bfloat16())
+        assert is_operator(pool(2, 2), x.clone().requires_grad_())
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="Inductor's convolutions keep the traced layout")
+def test_inductor_sees_the_layout_of_its_own_convolutions():
+    model = torch.nn.Sequential(torch.nn.Conv2d(64, 8, 1), torch.nn.ReLU(), OUR_MODULE[2](3, 2, 1))
+    torch._dynamo.reset()
+    with fresh_cache(), torch.no_grad():
+        output, codes = run_and_get_code(torch.compile(model, fullgraph=True), LARGE)
+        torch.testing.assert_close(output, model(LARGE))
+    assert "torch_maxpool" not in "".join(codes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_inductor_makes_tiny_poolings_its_own(dtype):
+    x = torch.randn(2, 8, 9, 8).mul(4).to(dtype)
+    if dtype.is_floating_point:
+        x[0, 0, 0, 0] = float("nan")
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = x.contiguous(memory_format=layout)
+        assert not is_operator(lambda t: OUR_POOL[2](t, 2, ceil_mode=True).nan_to_num(-1), x)
+        assert is_operator(lambda t: OUR_POOL[2](t, 3, 1, 1, ceil_mode=True).nan_to_num(-1), x, dynamic=True)
+    assert not is_operator(lambda t: OUR_POOL[2](t, [2, 3], [1, 2], [1, 0], dilation=(2, 1)).nan_to_num(-1), x)
+
+
+@pytest.mark.parametrize(
+    ("window", "options"),
+    [
+        ((2,), {"exact": True}),
+        ((2, 1, "same"), {}),
+        ((2, 1, [0, 0, 1, 1]), {}),
+        ((3, 1, 2), {}),
+        ((6, 1), {}),
+    ],
+    ids=str,
+)
+def test_what_pytorch_does_not_have_stays_an_operator(window, options):
+    assert is_operator(lambda t: OUR_POOL[2](t, *window, **options), torch.randn(1, 2, 8, 8))
 
 
 @pytest.mark.parametrize("kernel", [[], [2, 2, 2]], ids=str)

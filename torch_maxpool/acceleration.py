@@ -13,7 +13,7 @@ import torch.compiler.config as compiler_config
 from torch import Tensor, nn
 
 from torch_maxpool import _C, modules
-from torch_maxpool.compiling import leaves_to_inductor
+from torch_maxpool.compiling import tell_inductor
 
 __all__ = ["accelerate", "convert", "is_accelerated", "restore"]
 
@@ -60,11 +60,10 @@ def _reset_caches(on: bool) -> None:
         torch._dynamo.reset_code_caches()
 
 
-def accepts(tensor: Tensor, window: tuple | None = None) -> bool:
+def accepts(tensor: Tensor) -> bool:
     """Whether a call on `tensor` that goes through Python's dispatch (a subclass, a mode) may be replaced.
 
-    Tracing for torch.compile may, but for what Inductor does better (`window`: of a 2-d pooling; one for its values
-    alone may come as one with indices). torch.export shall see PyTorch's operators, and subclasses know only those.
+    Tracing for torch.compile may; torch.export shall see PyTorch's operators, and subclasses know only those.
     """
     if torch.compiler.is_exporting():
         return False  # not covered: coverage.py does not see what PyTorch's tracing calls
@@ -75,7 +74,8 @@ def accepts(tensor: Tensor, window: tuple | None = None) -> bool:
         return "torch_maxpool.sharding" in sys.modules
     if kind.__module__ not in ("torch._subclasses.fake_tensor", "torch._subclasses.functional_tensor"):
         return False
-    return window is None or not leaves_to_inductor(tensor, *window)
+    tell_inductor()
+    return True
 
 
 class Acceleration:

@@ -1,43 +1,100 @@
-"""What torch.compile is left to do itself."""
+"""What torch.compile is left to do itself.
+
+An operator is a wall for Inductor, and calling one takes longer than starting a loop of Inductor's own. So Inductor is
+told to make 2-d poolings for their values alone out of its own loops wherever those are as fast as our kernels, as it
+does for PyTorch's pooling. Which of 0 and -0 a window gives may then differ.
+"""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+_OPERATOR = torch.ops.torch_maxpool.maxpool_values.default
+_LARGEST_WINDOW = 25  # elements; Inductor does not unroll larger ones
+# Elements of all windows up to which Inductor's loops take no longer than the call of an operator (measured with AVX2):
+# in channels_last, in windows that move by one element along the width, in others; of types but float32 and float64 a
+# part.
+_FEW_IN_CHANNELS_LAST, _FEW_BY_ONE, _FEW = 512 * 1024, 64 * 1024, 32 * 1024
+_PART = 1 / 8
 
 
-def _only(value: Any, allowed: tuple[int, ...]) -> int | None:
-    """What all entries of an int or a list of one or two are, if it is one of `allowed`."""
-    entries = [value] if isinstance(value, int) else value
-    return (
-        entries[0]
-        if len(entries) in (1, 2) and all(entry == entries[0] and entry in allowed for entry in entries)
-        else None
+def _window(
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+    *,
+    exact: bool = False,
+    auto_pad: str = "explicit",
+) -> tuple[list[int], list[int], list[int], list[int], bool] | None:
+    """The operator's arguments as those of PyTorch's 2-d pooling, or None."""
+    if len(kernel_size) != 2 or len(padding) > 2 or auto_pad != "explicit" or exact:
+        return None
+    kernel, stride, padding, dilation = (
+        list(values) * (2 // len(values)) for values in (kernel_size, stride or kernel_size, padding, dilation)
     )
+    fits = (
+        all(2 * pad <= size for pad, size in zip(padding, kernel, strict=True)) and math.prod(kernel) <= _LARGEST_WINDOW
+    )
+    return (kernel, stride, padding, dilation, ceil_mode) if fits else None
 
 
-def leaves_to_inductor(
-    input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
-) -> bool:
-    """Whether a 2-d pooling that is being compiled stays PyTorch's own.
+def _is_channels_last(input: Any) -> bool:
+    """As far as Inductor has laid out its `input` yet; without strides, it will take those of what it is made from."""
+    from torch._inductor.virtualized import V
 
-    An operator is a wall for Inductor. Where its own loops are as fast as our kernels, it gains by fusing them with
-    what is before and after: in channels_last, for float32, for small windows without padding, without gradient
-    (measured; everywhere else our operators are faster). Values are those of ``F.max_pool2d`` when compiled: which of
-    0 and -0 a window gives may differ.
-    """
-    if (
-        (torch.is_grad_enabled() and input.requires_grad)
-        or input.dtype != torch.float32
-        or input.dim() != 4
-        or ceil_mode
-    ):
+    size = input.get_size()
+    has_strides = input.maybe_get_stride() is not None
+    sources = [input] if has_strides else map(V.graph.try_get_buffer, input.get_read_names())
+    strides = [source.maybe_get_stride() for source in sources if source and source.get_size() == size]
+    return len(size) == 4 and size[1] != 1 and any(stride and stride[1] == 1 for stride in strides)
+
+
+def _is_left(input: Any, kernel: list[int], stride: list[int], padding: list[int]) -> bool:
+    """Whether Inductor's own loops are to pool its `input`."""
+    sizes, dtype = input.get_size(), input.get_dtype()
+    if input.get_device().type != "cpu":
         return False
-    if input.device.type != "cpu" or input.stride(1) != 1 or input.size(1) == 1 or isinstance(padding, str):
-        return False
-    kernel = _only(kernel_size, (2, 3))
-    if kernel is None or _only(padding, (0,)) is None or _only(dilation, (1,)) is None:
-        return False
-    return _only(kernel if stride is None or stride == [] else stride, (2, 3)) is not None
+    is_channels_last = _is_channels_last(input)
+    if is_channels_last and kernel in ([2, 2], [3, 3]) and dtype == torch.float32:
+        is_sparse = stride in ([2, 2], [3, 3])
+        if is_sparse and padding == [0, 0]:
+            return True
+        # For an operator, a tensor that exists as a formula so far would have to be written first.
+        if input.maybe_get_stride() is None and (is_sparse or kernel == [2, 2]):
+            return True
+    if any(getattr(size, "free_symbols", None) for size in sizes):
+        return False  # larger ones than the example may come
+    few = _FEW_IN_CHANNELS_LAST if is_channels_last else _FEW_BY_ONE if stride[1] == 1 else _FEW
+    if dtype not in (torch.float32, torch.float64):
+        few *= _PART
+    return math.prod(map(int, sizes)) * math.prod(kernel) <= few * math.prod(stride)
+
+
+def _lower(input: Any, *arguments: Any, **options: Any) -> Any:
+    """How Inductor lowers the operator; `input` is Inductor's."""
+    from torch._inductor.lowering import fallback_handler, lowerings
+
+    window = _window(*arguments, **options)
+    if window and _is_left(input, *window[:3]):
+        return lowerings[torch.ops.prims._low_memory_max_pool_with_offsets.default](input, *window)[0]
+    return fallback_handler(_OPERATOR, add_to_fallback_set=False)(input, *arguments, **options)
+
+
+@torch.compiler.assume_constant_result
+def tell_inductor() -> bool:
+    """To be called while Dynamo traces, which runs it then. Does nothing in programs without Inductor."""
+    if "torch._inductor" in sys.modules:
+        with _disable_current_modes():  # what is imported may not be traced
+            from torch._inductor.lowering import lowerings, register_lowering
+
+        if _OPERATOR not in lowerings:
+            register_lowering(_OPERATOR, type_promotion_kind=None)(_lower)
+    return True

@@ -23,7 +23,7 @@ from torch._jit_internal import boolean_dispatched
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torch_maxpool import _C
-from torch_maxpool.compiling import leaves_to_inductor
+from torch_maxpool.compiling import tell_inductor
 
 __all__ = ["max_pool1d", "max_pool2d", "max_pool3d"]
 
@@ -70,13 +70,8 @@ def _pool(public, rank, input, kernel_size, stride, padding, dilation, ceil_mode
             exact=exact,
         )
     if torch.compiler.is_compiling():
+        tell_inductor()
         padding = flat_padding(padding, f"max_pool{rank}d")
-        if (
-            rank == 2
-            and not (return_indices or exact or torch.compiler.is_exporting())
-            and leaves_to_inductor(input, kernel_size, stride, padding, dilation, ceil_mode)
-        ):
-            return torch.max_pool2d(input, kernel_size, stride, 0, 1)
         operator = (_WITH_INDICES if return_indices else _VALUES)[rank]
         padding = _listed(padding)
         return operator(
