@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from common import (
     CHANNELS_LAST,
@@ -224,11 +223,12 @@ def test_real_part_of_a_long_signal():
 
 def assert_equals_torch(tensor, *window):
     """Values and indices, against PyTorch's own of a contiguous copy: its other kernels name other ones of equals."""
-    expected, indices = F.max_pool2d(tensor.contiguous(), *window, return_indices=True)
-    actual = OUR_POOL[2](tensor, *window, return_indices=True)
+    rank = 3 if tensor.dim() == 5 else 2
+    expected, indices = TORCH_POOL[rank](tensor.contiguous(), *window, return_indices=True)
+    actual = OUR_POOL[rank](tensor, *window, return_indices=True)
     assert_same(actual[0], expected)
     assert_same(actual[1], indices)
-    assert_same(OUR_POOL[2](tensor, *window), expected)
+    assert_same(OUR_POOL[rank](tensor, *window), expected)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 5, 7, 8, 9, 12, 16, 20, 31, 48, 65, 72, 96, 128, 200])
@@ -259,3 +259,31 @@ def test_any_stride_of_columns(dtype):
         for window in [(3, 3), (5, 5, 2), (2, 7), (3, 1, 1), (4, 2, 1)]:
             if min(tensor.shape[2:]) >= window[0]:
                 assert_equals_torch(tensor, *window)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 5, 16, 33, 70])
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.uint8, torch.int16, torch.int64], ids=str)
+def test_small_windows_far_apart(dtype, planes):
+    """Few windows in narrow planes, which are pooled many rows and planes at a time."""
+    windows = [
+        ((1, 3), (4, 3), (0, 1), 1),
+        ((2, 3), (3, 4), (0, 1), 2),
+        ((3, 1), (3, 4), (1, 0), 1),
+        ((5, 5), (5, 5), (1, 2), 1),
+        ((6, 6), (3, 6), (3, 1), 1),
+        ((11, 11), (9, 9), (3, 4), 1),
+    ]
+    for size in [(5, 5), (15, 7), (64, 5), (7, 14), (31, 30), (130, 140)][: 6 if planes < 3 else 5]:
+        for window in windows:
+            kernel, dilation = window[0], window[3]
+            if all(extent > dilation * (taps - 1) for extent, taps in zip(size, kernel, strict=True)):
+                tensor = random_input((planes, *size), dtype, kernel[0] < 5)
+                assert_equals_torch(tensor, *window)
+                assert_equals_torch(tensor.mT.contiguous().mT, *window)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8], ids=str)
+def test_small_windows_far_apart_in_volumes(dtype):
+    for kernel, stride, padding in [((2, 1, 3), (3, 2, 4), (1, 0, 1)), (4, 4, 2), ((1, 3, 3), (1, 4, 5), (0, 1, 0))]:
+        for shape in [(2, 3, 5, 7, 6), (1, 1, 9, 8, 5), (3, 7, 4, 4, 4)]:
+            assert_equals_torch(random_input(shape, dtype, False), kernel, stride, padding)

@@ -103,7 +103,8 @@ using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* s
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  const char* family; // "windows", "run", "strips", "slices", "sliding", "tile", "channels": for tests and reports
+  // "windows", "columns", "run", "strips", "slices", "sliding", "tile", "channels": for tests and reports
+  const char* family;
   ForwardKernel run;
   int64_t units;
   int64_t scratch_bytes;

@@ -5,6 +5,7 @@
 #include "kernels/vectors.inl"
 #include "kernels/lanes.inl"
 #include "kernels/windows.inl"
+#include "kernels/columns.inl"
 #include "kernels/run.inl"
 #include "kernels/strips.inl"
 #include "kernels/slices.inl"

@@ -6,7 +6,6 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <c10/core/impl/alloc_cpu.h>
 #include <c10/util/accumulate.h>
 #include <torch/library.h>
@@ -51,18 +50,14 @@ Element element_of(c10::ScalarType dtype) {
   }
 }
 
-at::Tensor empty_pooled(
-    const at::Tensor& like,
-    at::IntArrayRef sizes,
-    c10::ScalarType dtype,
-    c10::MemoryFormat memory_format) {
+at::Tensor empty_pooled(at::IntArrayRef sizes, c10::ScalarType dtype, c10::MemoryFormat memory_format) {
   constexpr size_t kInHugePages = size_t{16} << 20;
   const auto bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * c10::elementSize(dtype);
   if (bytes >= kLargeResult) {
     return at::detail::empty_generic(
         sizes, large_results(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, memory_format);
   }
-  auto result = at::empty(sizes, like.options().dtype(dtype).memory_format(memory_format));
+  auto result = at::Tensor(at::detail::empty_cpu(sizes, dtype, /*pin_memory=*/false, memory_format));
   if (bytes >= kInHugePages) {
     advise_huge_pages(result.data_ptr(), bytes);
   }
@@ -197,9 +192,9 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   const auto dtype = with_offsets ? offsets_dtype(pooling) : c10::ScalarType::Undefined;
 
   Pooled pooled;
-  pooled.output = empty_pooled(input, sizes, input.scalar_type(), format);
+  pooled.output = empty_pooled(sizes, input.scalar_type(), format);
   if (with_offsets) {
-    pooled.offsets = empty_pooled(input, sizes, dtype, format);
+    pooled.offsets = empty_pooled(sizes, dtype, format);
   }
   const auto elements = aligned(input);
   ForwardParams params{};
@@ -281,7 +276,7 @@ at::Tensor maxpool_backward_cpu(
   const auto sizes = with_spatial_size<int64_t>(pooling, grad_output.sizes(), spatial);
 
   const auto format = pooled_memory_format(pooling, offsets);
-  auto grad_input = empty_pooled(grad_output, sizes, grad_output.scalar_type(), format);
+  auto grad_input = empty_pooled(sizes, grad_output.scalar_type(), format);
   if (grad_input.numel() == 0) {
     return grad_input;
   }
@@ -330,7 +325,7 @@ at::Tensor maxpool_gather_cpu(
 
   const auto format = pooled_memory_format(pooling, offsets);
   const auto dense_offsets = aligned(offsets.contiguous(format));
-  auto gathered = empty_pooled(input, sizes, input.scalar_type(), format);
+  auto gathered = empty_pooled(sizes, input.scalar_type(), format);
   const auto elements = aligned(input);
   PlacesParams params{};
   params.shape = shape_of(pooling, sizes, spatial_size, geometry);
@@ -372,7 +367,7 @@ at::Tensor maxpool_indices_cpu(
 
   const auto format = pooled_memory_format(pooling, offsets);
   const auto dense_offsets = aligned(offsets.contiguous(format));
-  auto indices = empty_pooled(offsets, offsets.sizes(), c10::ScalarType::Long, format);
+  auto indices = empty_pooled(offsets.sizes(), c10::ScalarType::Long, format);
   PlacesParams params{};
   params.shape = shape_of(pooling, offsets.sizes(), spatial_size, geometry);
   params.offsets = dense_offsets.const_data_ptr();

@@ -2,44 +2,44 @@
 
 namespace {
 
-inline constexpr int64_t kNoTap = INT64_MIN;
+inline constexpr int64_t kNoTap = INT64_MIN / 2; // far from everything
 
-struct ReachTable {
-  int64_t reach[256]; // elements of the plane, or kNoTap: whatever a byte holds, it finds something
-
-  ReachTable() {
-    for (int64_t& each : reach) {
-      each = kNoTap;
-    }
-  }
-
-  // For windows that have these taps.
-  void fill(const Shape& shape, const Taps& td, const Taps& th, const Taps& tw) {
-    int64_t tap = 0;
-    for (int64_t a = 0; a < shape.d.kernel; ++a) {
-      for (int64_t b = 0; b < shape.h.kernel; ++b) {
-        const bool is_in = tap_is_in(td, a) && tap_is_in(th, b);
-        const int64_t row = (a * shape.d.dilation * shape.h.input + b * shape.h.dilation) * shape.w.input;
-        for (int64_t c = 0; c < shape.w.kernel; ++c, ++tap) {
-          reach[tap] = is_in && tap_is_in(tw, c) ? row + c * shape.w.dilation : kNoTap;
-        }
-      }
-    }
-  }
+// How far a tap lies from tap 0 along each dimension.
+struct Reach {
+  int64_t d, h, w;
 };
+
+// What part of a window may lie outside the input.
+enum class Cut : uint8_t { kNone, kColumns, kAny };
 
 struct IndexRows {
   const PlacesParams& p;
   const Shape shape;
   const Interior inner; // columns
-  ReachTable whole; // of windows that lie within the input
-  ReachTable cut; // of others: those of one row, or one window
+  const bool has_empty_columns;
+  int64_t elements[256]; // by tap: of the plane, or kNoTap: whatever a byte holds, it finds something
+  Reach reach[256]; // of taps
   Taps td = {}, th = {}; // of the row at work
   int64_t place = 0; // of tap 0 at its column 0, were there no padding
   bool is_whole = false, is_empty_row = false;
 
-  explicit IndexRows(const PlacesParams& params) : p(params), shape(params.shape), inner(interior_of(params.shape.w)) {
-    whole.fill(shape, {0, 0, shape.d.kernel}, {0, 0, shape.h.kernel}, {0, 0, shape.w.kernel});
+  explicit IndexRows(const PlacesParams& params)
+      : p(params),
+        shape(params.shape),
+        inner(interior_of(params.shape.w)),
+        has_empty_columns(has_empty_windows(params.shape.w)) {
+    for (int64_t& each : elements) {
+      each = kNoTap;
+    }
+    int64_t tap = 0;
+    for (int64_t a = 0; a < shape.d.kernel; ++a) {
+      for (int64_t b = 0; b < shape.h.kernel; ++b) {
+        for (int64_t c = 0; c < shape.w.kernel; ++c, ++tap) {
+          reach[tap] = {a * shape.d.dilation, b * shape.h.dilation, c * shape.w.dilation};
+          elements[tap] = (reach[tap].d * shape.h.input + reach[tap].h) * shape.w.input + reach[tap].w;
+        }
+      }
+    }
   }
 
   void begin_row(const Row& row) {
@@ -54,40 +54,73 @@ struct IndexRows {
     return o >= inner.begin && o < inner.end;
   }
 
+  // How many columns from `o` on can be one call of put().
+  int64_t columns_alike(int64_t o) const {
+    if (has_empty_columns) {
+      return 1;
+    }
+    constexpr int64_t kFew = 8; // columns that are not worth another call
+    const int64_t left = shape.w.output - o;
+    if (left <= kFew) {
+      return left;
+    }
+    const int64_t end = !is_whole || o >= inner.end ? shape.w.output : o < inner.begin ? inner.begin : inner.end;
+    return (end < shape.w.output ? end : shape.w.output) - o;
+  }
+
   // Outputs that lie side by side in memory, from `at` on: windows from column `o` on, or, where `step` is 0, the same
-  // window of as many channels. All of them have their columns within the input, or they are one window. Returns -1, or which
-  // of them has an offset that names no tap.
-  int64_t put(int64_t o, int64_t at, int64_t count, int64_t step) {
-    int64_t* const to = p.indices + at;
+  // window of as many channels. Returns -1, or which of them has an offset that names no tap.
+  int64_t put(int64_t o, int64_t at, int64_t count, int64_t step) const {
     const Taps tw = taps_of(shape.w, o);
-    if (is_empty_row || is_empty(tw)) {
+    if (is_empty_row || (has_empty_columns && is_empty(tw))) {
       for (int64_t i = 0; i < count; ++i) {
-        to[i] = kNoElement;
+        p.indices[at + i] = kNoElement;
       }
       return -1;
     }
-    const bool needs_cut = !is_whole || !is_inner(o);
-    if (needs_cut) {
-      cut.fill(shape, td, th, tw);
+    if (!is_whole) {
+      return put_checked<Cut::kAny>(tw.start, at, count, step);
     }
-    const ReachTable& table = needs_cut ? cut : whole;
+    const bool is_all_inner = is_inner(o) && (step == 0 || is_inner(o + count - 1));
+    return is_all_inner ? put_checked<Cut::kNone>(tw.start, at, count, step)
+                        : put_checked<Cut::kColumns>(tw.start, at, count, step);
+  }
+
+ private:
+  template <Cut kCut>
+  int64_t put_checked(int64_t column, int64_t at, int64_t count, int64_t step) const {
+    int64_t* const to = p.indices + at;
     const volatile uint8_t* const offsets = static_cast<const uint8_t*>(p.offsets) + at;
-    int64_t from = place + tw.start;
     int64_t all = 0; // negative as soon as one is
-    for (int64_t i = 0; i < count; ++i, from += step) {
-      const int64_t reach = table.reach[offsets[i]];
-      all |= reach;
-      to[i] = static_cast<int64_t>(static_cast<uint64_t>(from) + static_cast<uint64_t>(reach));
+    for (int64_t i = 0; i < count; ++i, column += step) {
+      const uint8_t offset = offsets[i];
+      to[i] = place + column + elements[offset];
+      all |= error_of<kCut>(offset, column);
     }
     if (all >= 0) {
       return -1;
     }
     for (int64_t i = 0; i < count; ++i) {
-      if (table.reach[offsets[i]] == kNoTap) {
+      if (error_of<kCut>(offsets[i], column + (i - count) * step) < 0) {
         return i;
       }
     }
     return 0; // not covered: another thread has written a good one over it
+  }
+
+  // Negative where the window at this column has no such element.
+  template <Cut kCut>
+  TORCH_MAXPOOL_INLINE int64_t error_of(uint8_t offset, int64_t column) const {
+    const auto outside = [](int64_t at, int64_t size) { return at | (size - 1 - at); };
+    int64_t error = elements[offset];
+    const Reach& tap = reach[error < 0 ? 0 : offset];
+    if (kCut != Cut::kNone) {
+      error |= outside(column + tap.w, shape.w.input);
+    }
+    if (kCut == Cut::kAny) {
+      error |= outside(th.start + tap.h, shape.h.input) | outside(td.start + tap.d, shape.d.input);
+    }
+    return error;
   }
 };
 
@@ -99,7 +132,7 @@ inline int64_t contiguous_indices(const PlacesParams& p, int64_t begin, int64_t 
   for (int64_t unit = begin; unit < end; ++unit, advance(p.shape, row)) {
     rows.begin_row(row);
     for (int64_t o = 0, next; o < width; o = next) {
-      next = rows.is_inner(o) ? rows.inner.end : o + 1;
+      next = o + rows.columns_alike(o);
       const int64_t bad = rows.put(o, unit * width + o, next - o, p.shape.w.stride);
       if (bad >= 0) {
         return unit * width + o + bad;

@@ -68,7 +68,7 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     if (plan_channels<T>(p, plan) || (group == shape.channels && plan_tiles<T>(p, group, plan))) {
       return plan;
     }
-    return plan_windows<T>(p);
+    return plan_single<T>(p);
   }
   if (plan_run<T>(p, plan) || plan_strips<T>(p, plan) || plan_sliding<T>(p, plan)) {
     return plan;
@@ -76,7 +76,7 @@ ForwardPlan plan_forward(const ForwardParams& p) {
   if (p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan)) {
     return plan;
   }
-  return plan_windows<T>(p);
+  return plan_single<T>(p);
 }
 
 constexpr KernelTable table(const char* name) {

@@ -334,9 +334,8 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
 
 // Whether to take the windows of a tile one by one: few of them, or small ones far apart. In cycles (measured on Zen 3).
 template <class T>
-inline bool windows_cost_less(const Shape& shape, const ForwardPlan& plan, const Tile& tile) {
-  constexpr int64_t kTapCost = !Type<T>::kHasNan ? 3 : sizeof(T) == 2 ? 17 : 5;
-  constexpr int64_t kWindowCost = Type<T>::kHasNan ? 45 : 30;
+inline bool windows_cost_less(const ForwardParams& p, const ForwardPlan& plan, const Tile& tile) {
+  const Shape& shape = p.shape;
   constexpr int64_t kTileCost = 120;
   constexpr int64_t kMostTaps = 1024; // more are never few
   const int64_t windows = plan.block_rows * plan.block_columns * plan.group;
@@ -349,7 +348,10 @@ inline bool windows_cost_less(const Shape& shape, const ForwardPlan& plan, const
   const bool is_whole = plan.group == 1 && tile.phases <= kMostPhases && tile.pitch * tile.phases == shape.w.input;
   constexpr int64_t kRowCost = sizeof(T) == 1 ? 100 : 50;
   const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * (tile.phases <= kMostPhases ? 1 : 5);
-  return windows * (kWindowCost + taps * kTapCost) < kTileCost + slices * tile.rows * row_cost + plan.block_rows * 15;
+  const int64_t alone = cost_of_window<T>(taps);
+  const int64_t in_columns = p.wide_offsets && p.offsets ? INT64_MAX : cost_in_columns<T>(p);
+  return windows * (alone < in_columns ? alone : in_columns) <
+      kTileCost + slices * tile.rows * row_cost + plan.block_rows * 15;
 }
 
 // Chooses blocks; false where windows are too large or too sparse for tiles to be a good way.
@@ -395,7 +397,7 @@ inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) 
       tile.line > 8 * (shape.h.input * shape.w.input * group + 4096)) {
     return false;
   }
-  if (windows_cost_less<typename L::Element>(shape, plan, tile)) {
+  if (windows_cost_less<typename L::Element>(p, plan, tile)) {
     return false;
   }
   const TileScratch<L, kIndexed> scratch(tile, shape, plan.block_rows * tile.pitch * group);
