@@ -6,7 +6,7 @@ namespace {
 
 inline constexpr int64_t kMostColumnTaps = 128;
 inline constexpr int kMostColumnRows = 64;
-inline constexpr int64_t kColumnBytes = 16 * 1024; // of the input, whose rows are gone over again for each column
+inline constexpr int64_t kColumnBytes = 64 * 1024; // of the input, whose rows are gone over again for each column
 
 template <class T>
 using ColumnLanes = Lanes<T, (sizeof(T) == 8 && kVectorBytes > 16 ? 32 : 16)>;

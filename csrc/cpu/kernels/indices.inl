@@ -55,53 +55,65 @@ struct IndexRows {
   }
 
   // How many columns from `o` on can be one call of put().
-  int64_t columns_alike(int64_t o) const {
+  int64_t columns_alike(int64_t o, int64_t repeat) const {
+    constexpr int64_t kFew = 8; // outputs that are not worth another call
+    const int64_t left = shape.w.output - o;
     if (has_empty_columns) {
       return 1;
     }
-    constexpr int64_t kFew = 8; // columns that are not worth another call
-    const int64_t left = shape.w.output - o;
-    if (left <= kFew) {
+    if (left * repeat <= kFew || !is_whole || o >= inner.end) {
       return left;
     }
-    const int64_t end = !is_whole || o >= inner.end ? shape.w.output : o < inner.begin ? inner.begin : inner.end;
-    return (end < shape.w.output ? end : shape.w.output) - o;
+    const int64_t alike = (o < inner.begin ? inner.begin : inner.end) - o;
+    return alike < left ? alike : left;
   }
 
-  // Outputs that lie side by side in memory, from `at` on: windows from column `o` on, or, where `step` is 0, the same
-  // window of as many channels. Returns -1, or which of them has an offset that names no tap.
-  int64_t put(int64_t o, int64_t at, int64_t count, int64_t step) const {
+  // Outputs that lie side by side in memory, from `at` on: windows of `columns` from `o` on, each of `repeat` channels.
+  // Returns -1, or which of them has an offset that names no tap.
+  int64_t put(int64_t o, int64_t at, int64_t columns, int64_t repeat) const {
     const Taps tw = taps_of(shape.w, o);
     if (is_empty_row || (has_empty_columns && is_empty(tw))) {
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = 0; i < columns * repeat; ++i) {
         p.indices[at + i] = kNoElement;
       }
       return -1;
     }
     if (!is_whole) {
-      return put_checked<Cut::kAny>(tw.start, at, count, step);
+      return put_cut<Cut::kAny>(tw.start, at, columns, repeat);
     }
-    const bool is_all_inner = is_inner(o) && (step == 0 || is_inner(o + count - 1));
-    return is_all_inner ? put_checked<Cut::kNone>(tw.start, at, count, step)
-                        : put_checked<Cut::kColumns>(tw.start, at, count, step);
+    return is_inner(o) && is_inner(o + columns - 1) ? put_cut<Cut::kNone>(tw.start, at, columns, repeat)
+                                                    : put_cut<Cut::kColumns>(tw.start, at, columns, repeat);
   }
 
  private:
   template <Cut kCut>
-  int64_t put_checked(int64_t column, int64_t at, int64_t count, int64_t step) const {
-    int64_t* const to = p.indices + at;
+  int64_t put_cut(int64_t column, int64_t at, int64_t columns, int64_t repeat) const {
+    const int64_t step = shape.w.stride;
     const volatile uint8_t* const offsets = static_cast<const uint8_t*>(p.offsets) + at;
+    int64_t* const to = p.indices + at;
     int64_t all = 0; // negative as soon as one is
-    for (int64_t i = 0; i < count; ++i, column += step) {
+    const auto put_one = [&](int64_t i, int64_t start) __attribute__((always_inline)) {
       const uint8_t offset = offsets[i];
-      to[i] = place + column + elements[offset];
-      all |= error_of<kCut>(offset, column);
+      to[i] = place + start + elements[offset];
+      all |= error_of<kCut>(offset, start);
+    };
+    if (repeat == 1) {
+      for (int64_t i = 0; i < columns; ++i) {
+        put_one(i, column + i * step);
+      }
+    } else {
+      for (int64_t i = 0, begin = 0; i < columns; ++i, begin += repeat) {
+        const int64_t start = column + i * step;
+        for (int64_t k = begin; k < begin + repeat; ++k) {
+          put_one(k, start);
+        }
+      }
     }
     if (all >= 0) {
       return -1;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      if (error_of<kCut>(offsets[i], column + (i - count) * step) < 0) {
+    for (int64_t i = 0; i < columns * repeat; ++i) {
+      if (error_of<kCut>(offsets[i], column + i / repeat * step) < 0) {
         return i;
       }
     }
@@ -131,9 +143,9 @@ inline int64_t contiguous_indices(const PlacesParams& p, int64_t begin, int64_t 
   Row row = row_of(p.shape, begin);
   for (int64_t unit = begin; unit < end; ++unit, advance(p.shape, row)) {
     rows.begin_row(row);
-    for (int64_t o = 0, next; o < width; o = next) {
-      next = o + rows.columns_alike(o);
-      const int64_t bad = rows.put(o, unit * width + o, next - o, p.shape.w.stride);
+    for (int64_t o = 0, columns; o < width; o += columns) {
+      columns = rows.columns_alike(o, 1);
+      const int64_t bad = rows.put(o, unit * width + o, columns, 1);
       if (bad >= 0) {
         return unit * width + o + bad;
       }
@@ -149,22 +161,27 @@ inline int64_t channels_last_indices(const PlacesParams& p, int64_t begin, int64
   const int64_t channels = p.shape.channels;
   Shape shape = p.shape;
   shape.channels = 1;
-  int64_t pixel = begin * width / channels;
+  const int64_t pixel = begin * width / channels;
   int64_t channel = begin * width % channels;
   Row row = row_of(shape, pixel / width);
   int64_t o = pixel % width;
   rows.begin_row(row);
   for (int64_t at = begin * width; at < end * width;) {
     const int64_t left = end * width - at;
-    const int64_t count = channels - channel < left ? channels - channel : left;
-    const int64_t bad = rows.put(o, at, count, 0);
+    const bool is_part = channel > 0 || left < channels; // of a pixel
+    const int64_t rest = channels - channel < left ? channels - channel : left;
+    const int64_t alike = is_part ? 1 : rows.columns_alike(o, channels);
+    const int64_t columns = is_part || alike < left / channels ? alike : left / channels;
+    const int64_t count = is_part ? rest : columns * channels;
+    const int64_t bad = rows.put(o, at, columns, count / columns);
     if (bad >= 0) {
-      const int64_t plane = row.n * channels + channel + bad;
-      return ((plane * shape.d.output + row.d) * shape.h.output + row.h) * width + o;
+      const int64_t plane = row.n * channels + (channel + bad) % channels;
+      return ((plane * shape.d.output + row.d) * shape.h.output + row.h) * width + o + (channel + bad) / channels;
     }
     at += count;
-    channel = 0;
-    if (++o == width) {
+    o += (channel + count) / channels;
+    channel = (channel + count) % channels;
+    if (o == width) {
       o = 0;
       advance(shape, row);
       rows.begin_row(row);

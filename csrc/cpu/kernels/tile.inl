@@ -347,7 +347,10 @@ inline bool windows_cost_less(const ForwardParams& p, const ForwardPlan& plan, c
   const int64_t places = tile.pitch * tile.phases * plan.group;
   const bool is_whole = plan.group == 1 && tile.phases <= kMostPhases && tile.pitch * tile.phases == shape.w.input;
   constexpr int64_t kRowCost = sizeof(T) == 1 ? 100 : 50;
-  const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * (tile.phases <= kMostPhases ? 1 : 5);
+  const bool is_by_vectors = p.input_strides.w == plan.group &&
+      (tile.phases == 1 ||
+       (plan.group == 1 ? tile.phases <= kMostPhases : tile.phases == 2 && (plan.group == 3 || plan.group == 4)));
+  const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * (is_by_vectors ? 1 : 5);
   const int64_t alone = cost_of_window<T>(taps);
   const int64_t in_columns = p.wide_offsets && p.offsets ? INT64_MAX : cost_in_columns<T>(p);
   return windows * (alone < in_columns ? alone : in_columns) <
