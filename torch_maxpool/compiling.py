@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 _OPERATOR = torch.ops.torch_maxpool.maxpool_values.default
 _LARGEST_WINDOW = 25  # elements; Inductor does not unroll larger ones
@@ -88,13 +87,17 @@ def _lower(input: Any, *arguments: Any, **options: Any) -> Any:
     return fallback_handler(_OPERATOR, add_to_fallback_set=False)(input, *arguments, **options)
 
 
-@torch.compiler.assume_constant_result
 def tell_inductor() -> bool:
     """To be called while Dynamo traces, which runs it then. Does nothing in programs without Inductor."""
     if "torch._inductor" in sys.modules:
+        from torch.utils._python_dispatch import _disable_current_modes
+
         with _disable_current_modes():  # what is imported may not be traced
             from torch._inductor.lowering import lowerings, register_lowering
 
         if _OPERATOR not in lowerings:
             register_lowering(_OPERATOR, type_promotion_kind=None)(_lower)
     return True
+
+
+tell_inductor._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, which would load Dynamo
