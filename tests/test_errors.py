@@ -1,5 +1,6 @@
 """Bad tensors and offsets: clear errors, never a crash. Bad arguments: test_ways_in.py."""
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -179,3 +180,26 @@ def test_every_offset_of_every_window_is_judged():
                 else:
                     with pytest.raises(IndexError, match="names no element"):
                         OPS.maxpool_backward(grad, offsets, spatial, *rest)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("width", [5, 19])  # rows judged as one, and those whose middle is whole
+def test_every_offset_has_its_index_or_is_named(width, dilation, channels_last):
+    spatial, kernel, stride, padding = [4, width], [3, 2], [2, 1], [1, 1]
+    tensor = torch.zeros(2, 3, *spatial)
+    if channels_last:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    rest = (kernel, stride, padding, [dilation], False)
+    offsets = OPS.maxpool_forward(tensor, *rest)[1]
+    for number, place in list(enumerate(np.ndindex(*offsets.shape)))[::3]:
+        for offset in [*range(7), 255]:
+            broken = offsets.clone()
+            broken[place] = offset
+            row, column = (
+                place[2 + i] * stride[i] - padding[i] + tap * dilation for i, tap in enumerate(divmod(offset, 2))
+            )
+            if offset < 6 and 0 <= row < spatial[0] and 0 <= column < width:
+                assert OPS.maxpool_indices(broken, spatial, *rest)[place] == row * width + column
+            else:
+                check(IndexError, rf".*\(element {number} of", lambda: OPS.maxpool_indices(broken, spatial, *rest))  # noqa: B023
