@@ -381,7 +381,17 @@ def test_inductor_makes_tiny_poolings_its_own(dtype):
         return torch.cat([plain.flatten(), other.flatten()]).nan_to_num(-1)
 
     assert not is_operator(model, x)
-    assert dtype != torch.float32 or is_operator(model, x, dynamic=True)
+    assert dtype != torch.float32 or not is_operator(model, x, dynamic=True)
+
+
+def test_symbolic_sizes_are_compiled_for_anew_only_where_a_pooling_is_no_longer_tiny():
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(lambda x: OUR_POOL[2](x, 2), fullgraph=True, backend=counter, dynamic=True)
+    with fresh_cache(), torch.no_grad():
+        for batch, graphs in ((2, 1), (5, 1), (3000, 2), (4000, 2), (3, 2)):
+            tensor = torch.randn(batch, 8, 8, 8)
+            assert torch.equal(compiled(tensor), OUR_POOL[2](tensor, 2))
+            assert counter.frame_count == graphs
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ import torch
 _OPERATOR = torch.ops.torch_maxpool.maxpool_values.default
 _LARGEST_WINDOW = 25  # elements; Inductor does not unroll larger ones
 # Elements of all windows up to which Inductor's loops take no longer than the call of an operator (measured with AVX2):
-# in channels_last, in windows that move by one element along the width, in others; of types but float32 and float64 a
-# part.
+# in channels_last, in windows that move by one element along the width, in others; of types but float32 and float64 one
+# part in so many.
 _FEW_IN_CHANNELS_LAST, _FEW_BY_ONE, _FEW = 512 * 1024, 64 * 1024, 32 * 1024
-_PART = 1 / 8
+_PART = 8
 
 
 def _window(
@@ -69,12 +69,20 @@ def _is_left(input: Any, kernel: list[int], stride: list[int], padding: list[int
         # For an operator, a tensor that exists as a formula so far would have to be written first.
         if input.maybe_get_stride() is None and (is_sparse or kernel == [2, 2]):
             return True
-    if any(getattr(size, "free_symbols", None) for size in sizes):
-        return False  # larger ones than the example may come
     few = _FEW_IN_CHANNELS_LAST if is_channels_last else _FEW_BY_ONE if stride[1] == 1 else _FEW
     if dtype not in (torch.float32, torch.float64):
-        few *= _PART
-    return math.prod(map(int, sizes)) * math.prod(kernel) <= few * math.prod(stride)
+        few //= _PART
+    return _is_at_most(math.prod(sizes) * math.prod(kernel), few * math.prod(stride))
+
+
+def _is_at_most(size: Any, limit: int) -> bool:
+    """Where `size` is symbolic, the answer becomes a guard: across the limit, and there only, sizes are compiled for
+    anew. Not in ahead-of-time compilation, which has no guards."""
+    from torch._inductor.virtualized import V
+
+    if not getattr(size, "free_symbols", None):
+        return size <= limit
+    return not V.graph.aot_mode and V.graph.sizevars.guard_or_false(size <= limit)
 
 
 def _lower(input: Any, *arguments: Any, **options: Any) -> Any:

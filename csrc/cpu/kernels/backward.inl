@@ -2,25 +2,45 @@
 
 namespace {
 
+inline constexpr int64_t kNegligible = 4000; // tenths of nanoseconds
+
+// The cheapest so far.
+struct Cheapest {
+  BackwardPlan plan = {};
+  int64_t cost = -1;
+
+  // -1: does not fit.
+  void consider(const BackwardPlan& other, int64_t other_cost) {
+    if (other_cost >= 0 && (cost < 0 || other_cost < cost)) {
+      plan = other;
+      cost = other_cost;
+    }
+  }
+};
+
 template <class T>
 BackwardPlan plan_backward(const BackwardParams& p) {
-  BackwardPlan scatter = {};
-  const int64_t scatter_cost = plan_scatter<T>(p, scatter);
-  BackwardPlan plan = {};
+  Cheapest cheapest;
+  const auto consider = [&](int64_t (*make_plan)(const BackwardParams&, BackwardPlan&)) {
+    BackwardPlan plan = {};
+    const int64_t cost = make_plan(p, plan);
+    cheapest.consider(plan, cost);
+  };
+  consider(plan_direct<T>);
+  if (cheapest.cost >= 0 && cheapest.cost < kNegligible) {
+    return cheapest.plan; // to look for a quicker way would take longer
+  }
+  consider(plan_scatter<T>);
   if (p.is_channels_last) {
-    const int64_t cost = plan_gather_channels<T>(p, plan);
-    return cost >= 0 && cost < scatter_cost ? plan : scatter;
+    consider(plan_direct_channels<T>);
+    consider(plan_gather_channels<T>);
+  } else {
+    consider(plan_disjoint<T>);
+    consider(plan_walk<T>);
+    consider(plan_walk_pairs<T>);
+    consider(plan_gather<T>);
   }
-  if (plan_disjoint<T>(p, plan) || plan_sparse<T>(p, plan)) {
-    return plan;
-  }
-  BackwardPlan walk = {};
-  const int64_t walk_cost = plan_walk<T>(p, walk);
-  const int64_t gather_cost = plan_gather<T>(p, plan);
-  if (walk_cost >= 0 && walk_cost < scatter_cost && (gather_cost < 0 || walk_cost < gather_cost)) {
-    return walk;
-  }
-  return gather_cost >= 0 && gather_cost < scatter_cost ? plan : scatter;
+  return cheapest.plan;
 }
 
 } // namespace

@@ -386,7 +386,7 @@ int64_t backward_gather(const BackwardParams& p, const BackwardPlan& plan, void*
   return -1;
 }
 
-// Fills `plan` where the family fits; returns its cost, in quarters of cycles.
+// Fills `plan` where the family fits; returns its cost, in tenths of nanoseconds.
 template <class T>
 inline int64_t plan_gather(const BackwardParams& p, BackwardPlan& plan) {
   typedef Sums<T> S;
@@ -436,8 +436,11 @@ inline int64_t plan_gather(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t vectors = in_pairs && pair_vectors > flat_vectors ? pair_vectors : flat_vectors;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
   const int64_t weaving = in_pairs ? 0 : shape.d.input * shape.h.stride * shape.w.stride * vectors * 12;
-  constexpr int64_t kUnitCost = 800;
-  return planes * blocks * (kUnitCost + one.d.count * vectors * taps * kTapCost + weaving + one.depths * vectors * 12);
+  const int64_t cost =
+      planes * blocks * (800 + one.d.count * vectors * taps * kTapCost + weaving + one.depths * vectors * 12);
+  const int64_t elements = shape.d.input * shape.h.input * shape.w.input;
+  const int64_t by_element = shape.w.stride > 2 ? 24 : 1; // woven one by one
+  return 2300 + cost * 7 / 10 + planes * (shape.d.input * 1450 + elements * by_element);
 }
 
 } // namespace

@@ -83,6 +83,12 @@ struct GatherChannels {
     int64_t tap; // of the first along the width
   };
 
+  // A window that elements of one phase along the width ask: from their place on, in grad_output and offsets.
+  struct Ask {
+    int64_t at;
+    typename WideTaps<S>::V tap;
+  };
+
   const BackwardParams& p;
   const Shape& shape;
   const bool stream;
@@ -91,6 +97,9 @@ struct GatherChannels {
   const Interior inner; // windows that are whole along the width
   WindowRow rows[256];
   int row_count;
+  // In the order of the outputs; those of phase i are [first_ask[i], first_ask[i + 1]).
+  Ask asks[256];
+  int first_ask[kGatherStride + 1];
 
   GatherChannels(const BackwardParams& params, const BackwardPlan& plan)
       : p(params),
@@ -117,16 +126,19 @@ struct GatherChannels {
     if (bad >= 0) {
       return bad;
     }
+    list_asks();
     const Axis& w = shape.w;
     T* to = static_cast<T*>(p.grad_input) + unit * w.input * channels;
+    const int64_t reach = (w.kernel - 1) * w.dilation / w.stride; // of the furthest window
     int64_t phase = w.pad % w.stride;
     int64_t j = w.pad / w.stride;
     for (int64_t x = 0; x < w.input; ++x, to += channels) {
-      const Span taps = w_taps.existing(w, j, phase);
+      const bool all_exist = j >= reach && j < w.output;
+      const Span taps = all_exist ? Span{first_ask[phase], first_ask[phase + 1]} : w_taps.existing(w, j, phase);
       if (stream) {
-        add_up<true>(to, taps, j * channels);
+        all_exist ? add_up<true, true>(to, taps, j * channels) : add_up<true, false>(to, taps, j * channels);
       } else {
-        add_up<false>(to, taps, j * channels);
+        all_exist ? add_up<false, true>(to, taps, j * channels) : add_up<false, false>(to, taps, j * channels);
       }
       if (++phase == w.stride) {
         phase = 0;
@@ -134,6 +146,20 @@ struct GatherChannels {
       }
     }
     return -1;
+  }
+
+  void list_asks() {
+    int count = 0;
+    for (int64_t phase = 0; phase < shape.w.stride; ++phase) {
+      first_ask[phase] = count;
+      for (int i = 0; i < row_count; ++i) {
+        for (int t = w_taps.first[phase]; t < w_taps.first[phase + 1]; ++t) {
+          asks[count++] = {
+              rows[i].at - w_taps.back[t], WideTaps<S>::splat_of(static_cast<uint8_t>(rows[i].tap + w_taps.tap[t]))};
+        }
+      }
+    }
+    first_ask[shape.w.stride] = count;
   }
 
   // `z`, `y`: padded places. Returns -1 or the place of a bad offset: rows of windows are checked from the elements at
@@ -204,50 +230,64 @@ struct GatherChannels {
     return -1;
   }
 
-  // `taps` along the width; `at`: place of the element's window at distance 0 in a row of windows, and its channel.
-  template <int kVectors, bool kStream>
-  TORCH_MAXPOOL_INLINE void add_vectors(T* to, const Span& taps, int64_t at) const {
+  template <int kVectors>
+  struct Vectors {
     V sums[kVectors] = {};
-    for (int i = 0; i < row_count; ++i) {
-      const T* const grad_row = grads() + rows[i].at;
-      const uint8_t* const offset_row = offsets() + rows[i].at;
-      for (int64_t t = taps.begin; t < taps.end; ++t) {
-        const int64_t place = at - w_taps.back[t];
-        const auto tap = WideTaps<S>::splat_of(static_cast<uint8_t>(rows[i].tap + w_taps.tap[t]));
+
+    TORCH_MAXPOOL_INLINE void ask(const T* grads, const uint8_t* offsets, typename WideTaps<S>::V tap) {
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-          const int64_t from = place + v * S::kLanes;
-          sums[v] = add_equal<S>(sums[v], S::load(grad_row + from), WideTaps<S>::load(offset_row + from), tap);
+      for (int v = 0; v < kVectors; ++v) {
+        sums[v] =
+            add_equal<S>(sums[v], S::load(grads + v * S::kLanes), WideTaps<S>::load(offsets + v * S::kLanes), tap);
+      }
+    }
+  };
+
+  // `at`: place of the element's window at distance 0 in a row of windows, and its channel. kAll: `taps` are asks, else
+  // those along the width whose windows exist.
+  template <int kVectors, bool kStream, bool kAll>
+  TORCH_MAXPOOL_INLINE void add_vectors(T* to, const Span& taps, int64_t at) const {
+    Vectors<kVectors> vectors;
+    if constexpr (kAll) {
+      const T* const grads_at = grads() + at;
+      const uint8_t* const offsets_at = offsets() + at;
+      for (int64_t i = taps.begin; i < taps.end; ++i) {
+        vectors.ask(grads_at + asks[i].at, offsets_at + asks[i].at, asks[i].tap);
+      }
+    } else {
+      for (int i = 0; i < row_count; ++i) {
+        for (int64_t t = taps.begin; t < taps.end; ++t) {
+          const int64_t place = rows[i].at + at - w_taps.back[t];
+          vectors.ask(
+              grads() + place,
+              offsets() + place,
+              WideTaps<S>::splat_of(static_cast<uint8_t>(rows[i].tap + w_taps.tap[t])));
         }
       }
     }
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kStream) {
-        S::stream(to + v * S::kLanes, sums[v]);
-      } else {
-        S::store(to + v * S::kLanes, sums[v]);
-      }
+      put_sums<S, kStream>(to + v * S::kLanes, vectors.sums[v]);
     }
   }
 
-  template <bool kStream>
+  template <bool kStream, bool kAll>
   inline void add_up(T* to, const Span& taps, int64_t at) const {
     int64_t c = 0;
     for (; c + 4 * S::kLanes <= channels; c += 4 * S::kLanes) {
-      add_vectors<4, kStream>(to + c, taps, at + c);
+      add_vectors<4, kStream, kAll>(to + c, taps, at + c);
     }
     if (c + 2 * S::kLanes <= channels) {
-      add_vectors<2, kStream>(to + c, taps, at + c);
+      add_vectors<2, kStream, kAll>(to + c, taps, at + c);
       c += 2 * S::kLanes;
     }
     if (c + S::kLanes <= channels) {
-      add_vectors<1, kStream>(to + c, taps, at + c);
+      add_vectors<1, kStream, kAll>(to + c, taps, at + c);
       c += S::kLanes;
     }
     if (c < channels) { // the last vector overlaps the one before
       c = channels - S::kLanes;
-      add_vectors<1, false>(to + c, taps, at + c);
+      add_vectors<1, false, kAll>(to + c, taps, at + c);
     }
   }
 };
@@ -284,9 +324,10 @@ inline int64_t plan_gather_channels(const BackwardParams& p, BackwardPlan& plan)
   plan.stream = streams_rows(p, row_bytes, plan.units * shape.w.input * row_bytes);
   const int64_t vectors = (shape.channels + S::kLanes - 1) / S::kLanes;
   const int64_t windows = shape.batch * shape.d.output * shape.h.output * shape.w.output;
-  constexpr int64_t kTapCost = kVectorBytes == 64 ? 11 : kVectorBytes == 32 ? 8 : 12;
+  constexpr int64_t kTapCost = kVectorBytes == 64 ? 60 : kVectorBytes == 32 ? 43 : 70;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
-  return windows * taps * (vectors * kTapCost + 12) + plan.units * shape.w.input * 40;
+  return 1800 + windows * taps * (vectors * kTapCost + 83) / 10 +
+      plan.units * (440 + shape.w.input * (28 + vectors * 5));
 }
 
 } // namespace

@@ -371,26 +371,8 @@ struct Lockstep {
   static TORCH_MAXPOOL_INLINE Int load_taps(const int32_t* from) {
     return load_vector<Int>(from);
   }
-  // A template, so that only the branch of this capability's width is compiled.
-  template <int kWidth = kLanes>
-  static TORCH_MAXPOOL_INLINE Vector<int32_t, kWidth> load_taps(const uint8_t* from) {
-    typedef Vector<int32_t, kWidth> Taps;
-    const TapLanes bytes = load_offsets<kWidth>(from);
-#if defined(TORCH_MAXPOOL_HAS_AVX512)
-    if constexpr (kWidth == 16) {
-      return reinterpret_cast<Taps>(_mm512_maskz_cvtepu8_epi32(0xffff, reinterpret_cast<__m128i>(bytes)));
-    }
-#endif
-#if defined(TORCH_MAXPOOL_HAS_AVX2)
-    if constexpr (kWidth == 8) {
-      return reinterpret_cast<Taps>(_mm256_cvtepu8_epi32(reinterpret_cast<__m128i>(bytes)));
-    }
-#endif
-    if constexpr (kWidth == 4) {
-      typedef Vector<uint16_t, 8> Words;
-      const TapLanes low = zip_low(bytes, TapLanes{});
-      return reinterpret_cast<Taps>(zip_low(reinterpret_cast<Words>(low), Words{}));
-    }
+  static TORCH_MAXPOOL_INLINE Int load_taps(const uint8_t* from) {
+    return load_bytes(from);
   }
 
   static TORCH_MAXPOOL_INLINE Int all_lanes(int64_t x) {

@@ -96,18 +96,20 @@ inline ScatterUnit scatter_unit(const BackwardParams& p, const BackwardPlan& pla
   return work;
 }
 
-// Strides of the sums: those of grad_input, or of a slab of float in scratch.
-template <class T>
-inline Strides sum_strides(const BackwardParams& p, const BackwardPlan& plan) {
-  if constexpr (!kIsNarrow<T>) {
-    return p.input_strides;
-  }
+// Strides of a slab of a group of channels that is dense in scratch.
+inline Strides dense_slab_strides(const BackwardParams& p, const BackwardPlan& plan) {
   const Shape& shape = p.shape;
   const int64_t h = plan.slab_axis == 1 ? plan.slab : shape.h.input;
   const int64_t w = plan.slab_axis == 2 ? plan.slab : shape.w.input;
   const int64_t d = plan.slab_axis == 0 ? plan.slab : shape.d.input;
   return !p.is_channels_last ? Strides{0, d * h * w, h * w, w, 1}
                              : Strides{0, 1, h * w * plan.group, w * plan.group, plan.group};
+}
+
+// Strides of the sums: those of grad_input, or of a slab of float in scratch.
+template <class T>
+inline Strides sum_strides(const BackwardParams& p, const BackwardPlan& plan) {
+  return kIsNarrow<T> ? dense_slab_strides(p, plan) : p.input_strides;
 }
 
 template <class T, class Offset, bool kTabled>
@@ -471,16 +473,18 @@ inline int64_t plan_scatter(const BackwardParams& p, BackwardPlan& plan) {
     plan.scratch_bytes +=
         (!p.is_channels_last ? in.c * plan.group : in.d * depths) * static_cast<int64_t>(sizeof(float));
   }
-  // Elements are visited twice, which costs more beyond the caches of a core; and few units share badly.
   const int64_t elements = planes * shape.d.input * shape.h.input * shape.w.input;
-  const bool is_large = elements * static_cast<int64_t>(sizeof(T)) > kScatteredBytes;
-  const int64_t visits = elements / Sums<T>::kLanes * (kIsNarrow<T> ? 6 : 3) + (is_large ? 3 * elements : 0);
+  const int64_t visits = elements * (kIsNarrow<T> ? 2 : 1);
+  if (!plan.in_lockstep) {
+    return outputs * 40 + visits;
+  }
   // Planes that lie whole pages apart push each other out of the cache.
   const int64_t plane_bytes = elements / planes * static_cast<int64_t>(sizeof(SumOf<T>));
   const bool collide = plan.group > 1 && plane_bytes % 2048 == 0;
-  const bool are_kept = Lockstep<T, uint8_t>::kept_blocks(shape, plan.slabs == 1) > 0;
-  const int64_t add = p.is_channels_last ? 36 : !plan.in_lockstep ? 22 : collide ? 26 : are_kept ? 11 : 14;
-  const int64_t cost = outputs * add + visits;
+  const int64_t rows = shape.d.output * shape.h.output;
+  const int64_t cost = plan.group > 1
+      ? 8500 + outputs * (collide ? 25 : 13) + visits + (rows * shape.w.output < 1024 ? rows * shape.w.output * 12 : 0)
+      : 9700 + outputs * 15 + visits + planes * rows * (1000 + lag_of(shape.w) * 240);
   return plan.units < 8 && groups > 1 ? 2 * cost : cost;
 }
 

@@ -112,45 +112,82 @@ struct Walk {
 template <class T>
 inline constexpr int64_t kWalkReach = 2 * Sums<T>::kLanes;
 
-// Units: blocks of rows.
-template <class T, int kRows, int kColumns, bool kStream>
-int64_t backward_walk(const BackwardParams& p, const BackwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
-  const Axis& h = p.shape.h;
-  const Axis& w = p.shape.w;
-  const RowCheck check(p.shape, static_cast<uint8_t*>(scratch));
-  const int64_t room = (plan.block_rows + kRows - 1) * w.output + 2 * kWalkReach<T>;
-  T* const grads = reinterpret_cast<T*>(static_cast<char*>(scratch) + (2 * w.output + 63) / 64 * 64);
-  uint8_t* const offsets = reinterpret_cast<uint8_t*>(grads + room);
-  const int64_t plane_windows = h.output * w.output;
-  const int64_t all = p.shape.batch * p.shape.channels * p.shape.d.output * plane_windows;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t q = unit / plan.row_blocks;
-    const int64_t first = unit % plan.row_blocks * plan.block_rows;
-    const int64_t last = first + plan.block_rows < h.input ? first + plan.block_rows : h.input;
-    // Their windows.
-    const int64_t top = first + h.pad - (kRows - 1) > 0 ? first + h.pad - (kRows - 1) : 0;
-    const int64_t bottom = last + h.pad < h.output ? last + h.pad : h.output;
-    const int64_t from = q * plane_windows + top * w.output;
-    const int64_t count = (bottom - top) * w.output;
-    WalkedPlane<T> plane = {
+// Reads the windows of units: checks their offsets, and copies those that vectors cannot read from where they are.
+template <class T>
+struct WalkedWindows {
+  const BackwardParams& p;
+  const bool touches;
+  const RowCheck check;
+  const int64_t room; // of the copies
+  T* const grads;
+  uint8_t* const offsets;
+
+  static int64_t room_of(const BackwardPlan& plan, const Axis& h, const Axis& w) {
+    return (plan.block_rows + h.kernel - 1) * w.output + 2 * kWalkReach<T>;
+  }
+  static int64_t check_bytes(const Axis& w) {
+    return (2 * w.output + 63) / 64 * 64;
+  }
+  static int64_t scratch_bytes(const BackwardPlan& plan, const Shape& shape) {
+    return check_bytes(shape.w) + room_of(plan, shape.h, shape.w) * static_cast<int64_t>(sizeof(T) + 1);
+  }
+  WalkedWindows(const BackwardParams& params, const BackwardPlan& plan, void* scratch)
+      : p(params),
+        touches(plan.touch),
+        check(params.shape, static_cast<uint8_t*>(scratch)),
+        room(room_of(plan, params.shape.h, params.shape.w)),
+        grads(reinterpret_cast<T*>(static_cast<char*>(scratch) + check_bytes(params.shape.w))),
+        offsets(reinterpret_cast<uint8_t*>(grads + room)) {}
+
+  // Those rows of plane q that exist. Returns -1 or the place of a bad offset.
+  int64_t read(int64_t q, Span rows, WalkedPlane<T>& plane) const {
+    const Axis& h = p.shape.h;
+    const Axis& w = p.shape.w;
+    rows = {rows.begin > 0 ? rows.begin : 0, rows.end < h.output ? rows.end : h.output};
+    const int64_t plane_windows = h.output * w.output;
+    plane = {
         static_cast<const T*>(p.grad_output) + q * plane_windows,
         static_cast<const uint8_t*>(p.offsets) + q * plane_windows,
         static_cast<T*>(p.grad_input) + q * h.input * w.input,
         h,
         w,
         static_cast<uint8_t>(p.shape.d.kernel - 1)};
-    if (plan.touch) {
-      touch(plane.grads + top * w.output, count);
+    if (rows.begin >= rows.end) {
+      return -1;
     }
-    const int64_t bad = check.rows({0, 0, 1}, plane.offsets + top * w.output, w.output, {top, bottom}, {0, w.output});
+    const int64_t first = rows.begin * w.output;
+    const int64_t count = (rows.end - rows.begin) * w.output;
+    if (touches) {
+      touch(plane.grads + first, count);
+    }
+    const int64_t bad = check.rows({0, 0, 1}, plane.offsets + first, w.output, rows, {0, w.output});
     if (bad >= 0) {
       return q * plane_windows + bad;
     }
+    const int64_t from = q * plane_windows + first;
+    const int64_t all = p.shape.batch * p.shape.channels * p.shape.d.output * plane_windows;
     if (from < kWalkReach<T> || from + count + kWalkReach<T> > all) { // vectors would leave the tensors
-      copy_bytes(grads + kWalkReach<T>, plane.grads + top * w.output, count * static_cast<int64_t>(sizeof(T)));
-      copy_bytes(offsets + kWalkReach<T>, plane.offsets + top * w.output, count);
-      plane.grads = grads + kWalkReach<T> - top * w.output;
-      plane.offsets = offsets + kWalkReach<T> - top * w.output;
+      copy_bytes(grads + kWalkReach<T>, plane.grads + first, count * static_cast<int64_t>(sizeof(T)));
+      copy_bytes(offsets + kWalkReach<T>, plane.offsets + first, count);
+      plane.grads = grads + kWalkReach<T> - first;
+      plane.offsets = offsets + kWalkReach<T> - first;
+    }
+    return -1;
+  }
+};
+
+// Units: blocks of rows.
+template <class T, int kRows, int kColumns, bool kStream>
+int64_t backward_walk(const BackwardParams& p, const BackwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
+  const Axis& h = p.shape.h;
+  WalkedWindows<T> windows(p, plan, scratch);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t first = unit % plan.row_blocks * plan.block_rows;
+    const int64_t last = first + plan.block_rows < h.input ? first + plan.block_rows : h.input;
+    WalkedPlane<T> plane = {};
+    const int64_t bad = windows.read(unit / plan.row_blocks, {first + h.pad - (kRows - 1), last + h.pad}, plane);
+    if (bad >= 0) {
+      return bad;
     }
     Walk<T, kRows, kColumns, kStream>::rows(plane, first, last);
   }
@@ -158,6 +195,16 @@ int64_t backward_walk(const BackwardParams& p, const BackwardPlan& plan, void* s
     stream_fence();
   }
   return -1;
+}
+
+// Blocks of some of `all` rows, of which each has `row_bytes`.
+template <class T>
+inline void plan_walked_rows(const Shape& shape, int64_t all, int64_t row_bytes, BackwardPlan& plan) {
+  const int64_t rows = kWalkBytes / row_bytes;
+  plan.row_blocks = all / (rows > 8 ? rows : 8) + 1;
+  plan.block_rows = (all + plan.row_blocks - 1) / plan.row_blocks;
+  plan.row_blocks = (all + plan.block_rows - 1) / plan.block_rows;
+  plan.scratch_bytes = WalkedWindows<T>::scratch_bytes(plan, shape);
 }
 
 template <class T, bool kStream>
@@ -181,7 +228,7 @@ inline BackwardKernel find_walk(const Shape& shape) {
   return nullptr;
 }
 
-// Fills `plan` where the family fits; returns its cost, in quarters of cycles.
+// Fills `plan` where the family fits; returns its cost, in tenths of nanoseconds.
 template <class T>
 inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
   const Shape& shape = p.shape;
@@ -198,13 +245,8 @@ inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
   plan.run = found;
   plan.stream = stream;
   plan.touch = shape.h.kernel > 1 && is_worth_touching(bytes, p.stream_bytes);
-  const int64_t rows = kWalkBytes / (2 * row_bytes + shape.w.output);
-  plan.row_blocks = shape.h.input / (rows > 8 ? rows : 8) + 1;
-  plan.block_rows = (shape.h.input + plan.row_blocks - 1) / plan.row_blocks;
-  plan.row_blocks = (shape.h.input + plan.block_rows - 1) / plan.block_rows;
+  plan_walked_rows<T>(shape, shape.h.input, 2 * row_bytes + shape.w.output, plan);
   plan.units = planes * plan.row_blocks;
-  const int64_t room = (plan.block_rows + shape.h.kernel - 1) * shape.w.output + 2 * kWalkReach<T>;
-  plan.scratch_bytes = (2 * shape.w.output + 63) / 64 * 64 + room * (size + 1);
   constexpr int64_t kTapCost = kVectorBytes == 32 ? 6 : 8;
   constexpr int64_t kUnitCost = 480;
   const int64_t vectors = (shape.w.input + Sums<T>::kLanes - 1) / Sums<T>::kLanes;
