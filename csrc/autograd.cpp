@@ -23,6 +23,7 @@
 #include <torch/library.h>
 
 #include <limits>
+#include <optional>
 
 namespace torch_maxpool {
 namespace {
@@ -31,7 +32,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr const char* kSizeKey = "input_spatial_size";
+constexpr const char* kSizeKey = "input_size"; // short: looked up as std::string
 constexpr const char* kPoolingKey = "pooling";
 
 c10::SymIntArrayRef spatial_size(const Tensor& input, int64_t rank) {
@@ -97,6 +98,20 @@ class KeptPooling {
   std::vector<c10::SymInt> size_;
 };
 
+enum class Derivative : uint8_t { kNone, kFunction, kComposed };
+
+// Which kind of derivative recording a call on `tensor` needs.
+Derivative wanted(const Tensor& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !tensor.defined() || !tensor.is_nested(),
+      "torch_maxpool: max pooling takes no nested tensors, unbind them first");
+  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
+      tensor._fw_grad(0).defined()) {
+    return Derivative::kComposed;
+  }
+  return at::GradMode::is_enabled() && tensor.requires_grad() ? Derivative::kFunction : Derivative::kNone;
+}
+
 // is_traceable (all three): what backward uses comes from its arguments and from what ctx saved, as compiled autograd
 // wants it. For the same reason offsets are not marked as non-differentiable: integers are not in any case.
 struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
@@ -118,6 +133,10 @@ struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
     }
     const KeptPooling kept(ctx);
     const auto offsets = ctx->get_saved_variables()[0];
+    std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
+    if (wanted(grads[0]) == Derivative::kNone) {
+      guard.emplace(); // spares a call
+    }
     return {torch_maxpool::backward(grads[0], offsets, kept.input_spatial_size(), kept.args()), Tensor()};
   }
 };
@@ -172,20 +191,6 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
     return {grad_input, Tensor(), Tensor()};
   }
 };
-
-enum class Derivative : uint8_t { kNone, kFunction, kComposed };
-
-// Which kind of derivative recording a call on `tensor` needs.
-Derivative wanted(const Tensor& tensor) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !tensor.defined() || !tensor.is_nested(),
-      "torch_maxpool: max pooling takes no nested tensors, unbind them first");
-  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
-      tensor._fw_grad(0).defined()) {
-    return Derivative::kComposed;
-  }
-  return at::GradMode::is_enabled() && tensor.requires_grad() ? Derivative::kFunction : Derivative::kNone;
-}
 
 // Sizes with the last `rank` dimensions folded into one.
 c10::SymDimVector folded_sizes(const Tensor& tensor, int64_t rank) {

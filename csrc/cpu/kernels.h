@@ -147,6 +147,7 @@ struct BackwardPlan {
   int form; // Family "direct": how its lines are (listing.inl)
   int64_t tabled; // and how many planes are listed together
   int64_t turns; // and how many go in turns
+  bool sparse; // and that few sums are touched
 };
 using PlanBackward = BackwardPlan (*)(const BackwardParams&);
 

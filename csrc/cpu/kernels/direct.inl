@@ -4,11 +4,12 @@
 //
 // A unit is a group of planes, or a slab of some along their outermost dimension, which is dense in memory. Windows that
 // overlap along the width often have the winner of the one before, and its addition to wait for: then kTurns planes go in
-// turns.
+// turns. Sums of 16-bit floats are in scratch; where few are touched, only those are rounded and cleared again.
 
 namespace {
 
 inline constexpr int64_t kDirectBytes = 16 * 1024; // of elements in a unit of small planes
+inline constexpr int64_t kSparse = 12; // elements for each window, at the least
 inline constexpr int64_t kClearedAtOnce = 64 * 1024; // bytes
 inline constexpr int64_t kTabledWindows = 16384; // of a plane, at the most; channels_last: times channels
 inline constexpr int64_t kTabledRow = 65536; // of a row
@@ -34,6 +35,8 @@ struct Direct {
   int32_t* const places;
   Cell* const values; // of a line, where grad_output holds them in another form
   Cell* const sums; // of a slab or a plane, unless in place
+  int32_t* const touched; // plan.sparse: places in sums
+  int64_t touched_count = 0;
   // The slab at work: cells from `origin` on.
   Span own = {};
   int64_t origin = 0;
@@ -50,9 +53,19 @@ struct Direct {
   }
   static constexpr int64_t kPlacesBytes = (kListed + kVectorBytes) * static_cast<int64_t>(sizeof(int32_t));
   static constexpr int64_t kValuesBytes = P::kNarrow ? kListed * static_cast<int64_t>(sizeof(Cell)) : 0;
+  static int64_t sums_at(const BackwardPlan& plan, const Shape& shape, int64_t channels) {
+    return kPlacesBytes + kValuesBytes + WindowTables::bytes(windows_of(plan, shape, channels));
+  }
+  static int64_t together(const BackwardPlan& plan) {
+    return plan.tabled > plan.turns ? plan.tabled : plan.turns;
+  }
+  // `slab`: cells that one plane has in scratch at a time.
   static int64_t scratch_bytes(const BackwardPlan& plan, const Shape& shape, int64_t channels, int64_t slab) {
-    return kPlacesBytes + kValuesBytes + WindowTables::bytes(windows_of(plan, shape, channels)) +
-        (kInPlace ? 0 : slab * static_cast<int64_t>(sizeof(Cell)));
+    const int64_t outputs = shape.d.output * shape.h.output * shape.w.output * channels;
+    return sums_at(plan, shape, channels) +
+        together(plan) *
+        ((kInPlace ? 0 : slab * static_cast<int64_t>(sizeof(Cell))) +
+         (plan.sparse ? outputs * static_cast<int64_t>(sizeof(int32_t)) : 0));
   }
   template <class U>
   static U* at_byte(void* memory, int64_t bytes) {
@@ -73,10 +86,11 @@ struct Direct {
         tables(at_byte<char>(scratch, kPlacesBytes + kValuesBytes), windows_of(plan, shape, channels)),
         places(static_cast<int32_t*>(scratch)),
         values(at_byte<Cell>(scratch, kPlacesBytes)),
-        sums(
-            at_byte<Cell>(
-                scratch,
-                kPlacesBytes + kValuesBytes + WindowTables::bytes(windows_of(plan, shape, channels)))) {
+        sums(at_byte<Cell>(scratch, sums_at(plan, shape, channels))),
+        touched(at_byte<int32_t>(sums, kInPlace ? 0 : together(plan) * elements * static_cast<int64_t>(sizeof(Cell)))) {
+    if (plan.sparse) {
+      __builtin_memset(sums, 0, static_cast<size_t>(together(plan) * elements) * sizeof(Cell));
+    }
     note_columns();
     if (plan.form == kPlaneLine) {
       note_planes();
@@ -105,7 +119,10 @@ struct Direct {
         pitch = size;
       }
       cleared = 0;
-      if (plan.tabled > 1 || planes * size * static_cast<int64_t>(sizeof(Cell)) <= kClearedAtOnce) {
+      if (plan.sparse) {
+        __builtin_memset(to, 0, static_cast<size_t>(planes * elements) * sizeof(T));
+        cleared = size;
+      } else if (plan.tabled > 1 || planes * size * static_cast<int64_t>(sizeof(Cell)) <= kClearedAtOnce) {
         clear(cells, planes, size);
       }
       const int64_t bad =
@@ -117,6 +134,10 @@ struct Direct {
       }
       clear(cells, planes, size);
       if constexpr (!kInPlace) {
+        if (plan.sparse) {
+          round_touched(to);
+          continue;
+        }
         for (int64_t i = 0; i < planes; ++i) {
           narrow_row(to + i * elements, cells + i * size, size);
         }
@@ -139,6 +160,26 @@ struct Direct {
       }
     }
     cleared = to;
+  }
+
+  // Rounds the sums that were touched to where they belong in `to`, and clears them.
+  void round_touched(T* to) {
+    T rounded[kListed];
+    for (int64_t done = 0; done < touched_count; done += kListed) {
+      const int64_t count = touched_count - done < kListed ? touched_count - done : kListed;
+      const int32_t* const at = touched + done;
+      for (int64_t i = 0; i < count; ++i) {
+        values[i] = sums[at[i]];
+      }
+      narrow_row(rounded, values, count);
+      for (int64_t i = 0; i < count; ++i) { // a place that comes again gets the same again
+        to[at[i]] = rounded[i];
+      }
+    }
+    for (int64_t i = 0; i < touched_count; ++i) {
+      sums[touched[i]] = 0;
+    }
+    touched_count = 0;
   }
 
   // Clears what windows up to those of this row reach, and some more: just before it is used, so that it is in cache.
@@ -294,6 +335,10 @@ struct Direct {
         }
         const T* const grads = static_cast<const T*>(p.grad_output) + plane + output;
         from[turn] = P::converted(grads, part.count, values + turn * most);
+        if (plan.sparse) {
+          copy_bytes(touched + touched_count, to, part.count * static_cast<int64_t>(sizeof(int32_t)));
+          touched_count += part.count;
+        }
         if (!known.inside) {
           P::put_inside(cells + turn * pitch, from[turn], to, part.count, size);
         }
@@ -403,10 +448,10 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
   plan.tabled = plan.form != kPlaneLine || outputs > kListed / 2 ? 1 : kListed / outputs;
   plan.tabled = plan.tabled < plan.group ? plan.tabled : plan.group;
   plan.tabled = plan.tabled > kTurns ? plan.tabled / kTurns * kTurns : plan.tabled;
-  const int64_t together = plan.tabled > plan.turns ? plan.tabled : plan.turns;
+  plan.sparse = kIsNarrow<T> && !disjoint && plan.slabs == 1 && elements >= kSparse * outputs;
   plan.units = (planes + plan.group - 1) / plan.group * plan.slabs;
-  plan.scratch_bytes = disjoint ? Direct<T, true>::scratch_bytes(plan, shape, channels, together * slab)
-                                : Direct<T, false>::scratch_bytes(plan, shape, channels, together * slab);
+  plan.scratch_bytes = disjoint ? Direct<T, true>::scratch_bytes(plan, shape, channels, slab)
+                                : Direct<T, false>::scratch_bytes(plan, shape, channels, slab);
   return cost_of_direct<T>(p, plan, disjoint);
 }
 
