@@ -10,6 +10,7 @@ namespace {
 
 inline constexpr int64_t kDirectBytes = 16 * 1024; // of elements in a unit of small planes
 inline constexpr int64_t kSparse = 12; // elements for each window, at the least
+inline constexpr int64_t kMostSparse = 32 * 1024; // elements: sums stay in cache
 inline constexpr int64_t kClearedAtOnce = 64 * 1024; // bytes
 inline constexpr int64_t kTabledWindows = 16384; // of a plane, at the most; channels_last: times channels
 inline constexpr int64_t kTabledRow = 65536; // of a row
@@ -37,6 +38,7 @@ struct Direct {
   Cell* const sums; // of a slab or a plane, unless in place
   int32_t* const touched; // plan.sparse: places in sums
   int64_t touched_count = 0;
+  T* rounded_to = nullptr; // and where in grad_input they belong
   // The slab at work: cells from `origin` on.
   Span own = {};
   int64_t origin = 0;
@@ -121,6 +123,7 @@ struct Direct {
       cleared = 0;
       if (plan.sparse) {
         __builtin_memset(to, 0, static_cast<size_t>(planes * elements) * sizeof(T));
+        rounded_to = to;
         cleared = size;
       } else if (plan.tabled > 1 || planes * size * static_cast<int64_t>(sizeof(Cell)) <= kClearedAtOnce) {
         clear(cells, planes, size);
@@ -135,7 +138,7 @@ struct Direct {
       clear(cells, planes, size);
       if constexpr (!kInPlace) {
         if (plan.sparse) {
-          round_touched(to);
+          clear_touched();
           continue;
         }
         for (int64_t i = 0; i < planes; ++i) {
@@ -162,22 +165,24 @@ struct Direct {
     cleared = to;
   }
 
-  // Rounds the sums that were touched to where they belong in `to`, and clears them.
-  void round_touched(T* to) {
+  // Rounds `count` sums to where they belong in grad_input, as far as they are complete: who adds to one later, rounds it
+  // anew.
+  void round_some(const int32_t* at, int64_t count) {
     T rounded[kListed];
-    for (int64_t done = 0; done < touched_count; done += kListed) {
-      const int64_t count = touched_count - done < kListed ? touched_count - done : kListed;
-      const int32_t* const at = touched + done;
-      for (int64_t i = 0; i < count; ++i) {
-        values[i] = sums[at[i]];
-      }
-      narrow_row(rounded, values, count);
-      for (int64_t i = 0; i < count; ++i) { // a place that comes again gets the same again
-        to[at[i]] = rounded[i];
-      }
+    for (int64_t i = 0; i < count; ++i) {
+      values[i] = sums[at[i]];
     }
+    narrow_row(rounded, values, count);
+    for (int64_t i = 0; i < count; ++i) {
+      rounded_to[at[i]] = rounded[i];
+    }
+    copy_bytes(touched + touched_count, at, count * static_cast<int64_t>(sizeof(int32_t)));
+    touched_count += count;
+  }
+
+  void clear_touched() {
     for (int64_t i = 0; i < touched_count; ++i) {
-      sums[touched[i]] = 0;
+      sums[touched[i]] = Cell();
     }
     touched_count = 0;
   }
@@ -335,10 +340,6 @@ struct Direct {
         }
         const T* const grads = static_cast<const T*>(p.grad_output) + plane + output;
         from[turn] = P::converted(grads, part.count, values + turn * most);
-        if (plan.sparse) {
-          copy_bytes(touched + touched_count, to, part.count * static_cast<int64_t>(sizeof(int32_t)));
-          touched_count += part.count;
-        }
         if (!known.inside) {
           P::put_inside(cells + turn * pitch, from[turn], to, part.count, size);
         }
@@ -356,6 +357,11 @@ struct Direct {
         P::put_in_turns(cells, from, places, quarter, quarter);
       } else {
         P::put_all(cells, from[0], places, part.count);
+      }
+      if constexpr (!kInPlace) {
+        if (plan.sparse) {
+          round_some(places, part.count);
+        }
       }
     }
     return -1;
@@ -432,7 +438,8 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
   plan.slabs = 1;
   plan.group = 1;
   const bool waits = !disjoint && channels == 1 && shape.w.kernel * shape.w.dilation > shape.w.stride;
-  plan.turns = waits && planes >= kTurns ? kTurns : 1;
+  const bool sparse = kIsNarrow<T> && !disjoint && elements >= kSparse * outputs && elements <= kMostSparse;
+  plan.turns = waits && planes >= kTurns && !sparse ? kTurns : 1;
   int64_t slab = elements;
   if (elements * bytes <= kDirectBytes) {
     plan.group = kDirectBytes / (bytes * elements);
@@ -448,7 +455,7 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
   plan.tabled = plan.form != kPlaneLine || outputs > kListed / 2 ? 1 : kListed / outputs;
   plan.tabled = plan.tabled < plan.group ? plan.tabled : plan.group;
   plan.tabled = plan.tabled > kTurns ? plan.tabled / kTurns * kTurns : plan.tabled;
-  plan.sparse = kIsNarrow<T> && !disjoint && plan.slabs == 1 && elements >= kSparse * outputs;
+  plan.sparse = sparse && plan.slabs == 1;
   plan.units = (planes + plan.group - 1) / plan.group * plan.slabs;
   plan.scratch_bytes = disjoint ? Direct<T, true>::scratch_bytes(plan, shape, channels, slab)
                                 : Direct<T, false>::scratch_bytes(plan, shape, channels, slab);

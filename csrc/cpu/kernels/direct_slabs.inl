@@ -22,7 +22,7 @@ inline void plan_direct_slabs(const BackwardParams& p, int64_t bytes, int64_t gr
   plan.slab_axis = shape.d.input > 1 ? 0 : shape.h.input > 1 ? 1 : 2;
   const Axis& axis = slab_axis_of(shape, plan);
   const int64_t reach = (axis.kernel - 1) * axis.dilation + 1;
-  const bool few = 2 * groups <= kFewUnits && bytes > kDirectSlab / 2;
+  const bool few = 2 * groups <= kFewUnits && bytes > 2 * kDirectSlab;
   const int64_t least = reach <= axis.stride ? axis.stride : (few ? 4 : 8) * reach;
   int64_t length = axis.input * kDirectSlab / bytes;
   if (few) {
