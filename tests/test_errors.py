@@ -203,3 +203,39 @@ def test_every_offset_has_its_index_or_is_named(width, dilation, channels_last):
                 assert OPS.maxpool_indices(broken, spatial, *rest)[place] == row * width + column
             else:
                 check(IndexError, rf".*\(element {number} of", lambda: OPS.maxpool_indices(broken, spatial, *rest))  # noqa: B023
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding"),
+    [
+        ((2, 5, 7, 7), [3, 3], [2, 2], [1, 1]),
+        ((9, 4, 6, 9), [2, 3], [3, 4], [1, 1]),
+        ((1, 4, 40, 300), [3, 3], [4, 3], [1, 1]),
+        ((1, 40, 90, 31), [5, 3], [2, 3], [2, 1]),
+        ((1, 70, 6, 8), [5, 5], [1, 1], [2, 2]),
+        ((2, 3, 12, 12), [2, 2], [1, 1], [0, 1]),
+        ((1, 1, 40, 50), [9, 9], [1, 1], [4, 4]),
+    ],
+    ids=str,
+)
+def test_backward_names_the_offset_that_is_bad(shape, kernel, stride, padding, channels_last):
+    tensor = torch.zeros(shape)
+    if channels_last:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    rest = (list(shape[2:]), kernel, stride, padding, [1], False)
+    offsets = OPS.maxpool_forward(tensor, *rest[1:])[1]
+    grad = torch.ones_like(offsets, dtype=torch.float32)
+    random = np.random.default_rng(0)
+    taps = kernel[0] * kernel[1]
+    for _ in range(60):
+        place = tuple(random.integers(offsets.shape))
+        offset = int(random.integers(taps + 3))
+        broken = offsets.clone()
+        broken[place] = offset
+        at = [place[2 + i] * stride[i] - padding[i] + tap for i, tap in enumerate(divmod(offset, kernel[1]))]
+        if offset < taps and all(0 <= x < size for x, size in zip(at, shape[2:], strict=True)):
+            assert OPS.maxpool_backward(grad, broken, *rest)[(*place[:2], *at)] > 0
+        else:
+            number = np.ravel_multi_index(place, offsets.shape)
+            check(IndexError, rf".*\(element {number} of", lambda: OPS.maxpool_backward(grad, broken, *rest))  # noqa: B023

@@ -128,8 +128,9 @@ using BackwardKernel =
 
 // How a backward is to be computed.
 struct BackwardPlan {
-  const char*
-      family; // "disjoint", "direct", "direct_channels", "walk", "walk_pairs", "gather", "gather_channels", "scatter": for tests and reports
+  // "disjoint", "direct", "direct_channels", "walk", "walk_pairs", "gather", "gather_channels", "scatter": for tests and
+  // reports
+  const char* family;
   BackwardKernel run;
   int64_t units;
   int64_t scratch_bytes;
@@ -138,16 +139,17 @@ struct BackwardPlan {
   // Family "gather": a unit is a block of rows x columns of places (gather.inl) of one plane, through all depths.
   int64_t row_blocks, column_blocks; // units per plane
   int64_t block_rows, block_columns;
-  // Families "direct" and "scatter": a unit is a group of channels and a slab of the input.
+  // Families "direct", "direct_channels" and "scatter": a unit is a group of channels and a slab of the input.
   int64_t group; // channels in a group
   int slab_axis; // 0: depth, 1: height, 2: width
   int64_t slab, slabs; // length, and how many
   int64_t table_bytes; // of scratch, before the sums
   bool in_lockstep; // lockstep.inl adds up
-  int form; // Family "direct": how its lines are (listing.inl)
-  int64_t tabled; // and how many planes are listed together
-  int64_t turns; // and how many go in turns
-  bool sparse; // and that few sums are touched
+  // Family "direct".
+  int form; // of its lines: LineForm (listing.inl)
+  int64_t tabled; // planes that are listed together
+  int64_t turns; // planes that go in turns
+  bool sparse; // few sums are touched
 };
 using PlanBackward = BackwardPlan (*)(const BackwardParams&);
 

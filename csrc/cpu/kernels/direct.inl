@@ -14,8 +14,7 @@ inline constexpr int64_t kMostSparse = 32 * 1024; // elements: sums stay in cach
 inline constexpr int64_t kClearedAtOnce = 64 * 1024; // bytes
 inline constexpr int64_t kTabledWindows = 16384; // of a plane, at the most; channels_last: times channels
 inline constexpr int64_t kTabledRow = 65536; // of a row
-inline constexpr int64_t kShortRow =
-    64; // of windows, channels_last times channels: shorter rows have tables for planes
+inline constexpr int64_t kShortRow = 64; // windows, channels_last times channels: below, planes have tables
 
 template <class T, bool kDisjoint>
 struct Direct {
@@ -425,7 +424,7 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
       (shape.h.kernel - 1) * shape.h.dilation * p.input_strides.h +
       (shape.w.kernel - 1) * shape.w.dilation * p.input_strides.w;
   plan.form = row < kShortRow && outputs <= kTabledWindows ? kPlaneLine : kRowLine;
-  if (p.wide_offsets || channels >= 32 || (plan.form == kRowLine && row > kTabledRow) ||
+  if (p.wide_offsets || channels >= kLongChannels || (plan.form == kRowLine && row > kTabledRow) ||
       kTurns * elements + 2 * reach > INT32_MAX || has_empty_windows(shape.d) || has_empty_windows(shape.h) ||
       has_empty_windows(shape.w)) {
     return -1;

@@ -4,7 +4,6 @@
 
 namespace {
 
-inline constexpr int64_t kLongChannels = 32; // from here on
 inline constexpr int64_t kGroupBytes = 24 * 1024; // of elements that a row of windows falls on, about
 
 template <class T, bool kDisjoint, bool kAside>

@@ -3,8 +3,8 @@
 
 namespace {
 
-typedef Vector<uint32_t, kVectorBytes / 4>
-    PlaceLanes; // places, which may be negative, and their parts: they wrap around
+// Places, which may be negative, and their parts: they wrap around.
+typedef Vector<uint32_t, kVectorBytes / 4> PlaceLanes;
 inline constexpr int kPlaceLanes = kVectorBytes / 4;
 
 TORCH_MAXPOOL_INLINE PlaceLanes place_lanes(int64_t x) {
@@ -125,7 +125,8 @@ struct Lister {
 
   static constexpr int64_t kSign = 0x80000000;
 
-  // Writes line.count places of each window, and after the last one up to a vector. False where an offset is bad. kCut: some windows may lack taps.
+  // Writes line.count places of each window, and after the last one up to a vector. False where an offset is bad. kCut:
+  // some windows may lack taps.
   template <LineForm kForm, bool kCut, bool kDepth>
   static __attribute__((noinline)) bool list(
       const Lister rule,
