@@ -191,13 +191,7 @@ struct Direct {
     if (cleared == size) {
       return;
     }
-    const auto reached = [](const Axis& axis, int64_t o) {
-      const int64_t last = o * axis.stride - axis.pad + (axis.kernel - 1) * axis.dilation;
-      return last < axis.input - 1 ? last + 1 : axis.input;
-    };
-    const int64_t d = reached(shape.d, row / shape.h.output);
-    const int64_t h = shape.d.output == 1 ? reached(shape.h, row) : shape.h.input;
-    const int64_t reach = (d - 1) * in.d + h * in.h - origin;
+    const int64_t reach = reach_of_rows(shape, in, row) - origin;
     if (reach > cleared) {
       const int64_t ahead = reach + kClearedAhead;
       clear(cells, turns, ahead < size ? ahead : size);

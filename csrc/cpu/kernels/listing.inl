@@ -3,6 +3,17 @@
 
 namespace {
 
+// Where in a plane elements end that windows of rows up to `row`, counted through all depths, may reach.
+inline int64_t reach_of_rows(const Shape& shape, const Strides& in, int64_t row) {
+  const auto reached = [](const Axis& axis, int64_t o) {
+    const int64_t last = o * axis.stride - axis.pad + (axis.kernel - 1) * axis.dilation;
+    return last < axis.input - 1 ? last + 1 : axis.input;
+  };
+  const int64_t d = reached(shape.d, row / shape.h.output);
+  const int64_t h = shape.d.output == 1 ? reached(shape.h, row) : shape.h.input;
+  return (d - 1) * in.d + h * in.h;
+}
+
 // Places, which may be negative, and their parts: they wrap around.
 typedef Vector<uint32_t, kVectorBytes / 4> PlaceLanes;
 inline constexpr int kPlaceLanes = kVectorBytes / 4;

@@ -189,13 +189,7 @@ struct Lockstep {
 
   // Clears what windows up to those of this row reach, and some more: just before it is used, so that it is in cache.
   void clear_for(const Work& work, int64_t row) {
-    const auto reached = [](const Axis& axis, int64_t o) {
-      const int64_t last = o * axis.stride - axis.pad + (axis.kernel - 1) * axis.dilation;
-      return last < axis.input - 1 ? last + 1 : axis.input;
-    };
-    const int64_t d = reached(shape.d, row / shape.h.output);
-    const int64_t h = shape.d.output == 1 ? reached(shape.h, row) : shape.h.input;
-    const int64_t reach = (d - 1) * in.d + h * in.h - work.origin;
+    const int64_t reach = reach_of_rows(shape, in, row) - work.origin;
     if (reach > cleared) {
       clear(work, reach + kClearedAhead);
     }
