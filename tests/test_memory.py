@@ -38,6 +38,31 @@ def test_memory_of_a_large_result_is_used_again():
     assert torch.equal(y, torch.ones_like(y))
 
 
+def test_memory_of_smaller_results_is_used_again():
+    x = torch.ones(8, 512, 513)  # results of 8 MiB
+    kept = [OPS.maxpool_values(x, [1, 2], [1, 1]) for _ in range(10)]
+    addresses = {y.data_ptr() for y in kept}
+    assert len(addresses) == 10
+    del kept  # of 80 MiB, 64 are kept
+    again = [OPS.maxpool_values(x, [1, 2], [1, 1]) for _ in range(8)]
+    assert {y.data_ptr() for y in again} <= addresses
+    assert all(torch.equal(y, torch.ones_like(y)) for y in again)
+    assert len({y.data_ptr() for y in again}) == 8
+
+
+def test_many_results_at_a_time():
+    held = []
+    for mebibytes in (2, 3, 5, 9, 17, 31, 2, 3, 5, 9, 17, 31, *range(1, 30), 1, 40, 2):
+        x, y = pooled(mebibytes)
+        y.fill_(mebibytes)
+        held.append((y, mebibytes))
+        if len(held) > 7:
+            y, value = held.pop(len(held) // 2)
+            assert torch.equal(y, torch.full_like(y, value))  # nobody else had its memory
+        del x, y
+    assert all(torch.equal(y, torch.full_like(y, value)) for y, value in held)
+
+
 def test_results_of_other_sizes_have_memory_of_their_own():
     for mebibytes in (40, 80, 33, 300, 120, 40):
         x, y = pooled(mebibytes)

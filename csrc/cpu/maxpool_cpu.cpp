@@ -51,17 +51,12 @@ Element element_of(c10::ScalarType dtype) {
 }
 
 at::Tensor empty_pooled(at::IntArrayRef sizes, c10::ScalarType dtype, c10::MemoryFormat memory_format) {
-  constexpr size_t kInHugePages = size_t{16} << 20;
   const auto bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * c10::elementSize(dtype);
   if (bytes >= kLargeResult) {
     return at::detail::empty_generic(
         sizes, large_results(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype, memory_format);
   }
-  auto result = at::Tensor(at::detail::empty_cpu(sizes, dtype, /*pin_memory=*/false, memory_format));
-  if (bytes >= kInHugePages) {
-    advise_huge_pages(result.data_ptr(), bytes);
-  }
-  return result;
+  return at::Tensor(at::detail::empty_cpu(sizes, dtype, /*pin_memory=*/false, memory_format));
 }
 
 // The same elements, aligned to their size as kernels read them: memory that belongs to others (NumPy, a mapped file) may

@@ -3,11 +3,11 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -15,6 +15,14 @@
 
 namespace torch_maxpool::cpu {
 namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// From this size on new memory is asked for in huge pages: most of the time that it takes goes into page faults.
+constexpr size_t kInHugePages = size_t{16} << 20;
+
+// From this size on kept memory is the system's to take back: worth a call of it for each release.
+constexpr size_t kReclaimed = size_t{32} << 20;
 
 // The whole pages of a block.
 struct Pages {
@@ -34,53 +42,100 @@ struct Block {
   size_t bytes = 0;
 };
 
+constexpr size_t kMostBlocks = 16;
+
+// Blocks that are to be freed; the others of the array are empty.
+using Dropped = std::array<Block, kMostBlocks + 1>;
+
+void free_all(const Dropped& dropped) {
+  for (const Block& block : dropped) {
+    c10::free_cpu(block.data);
+  }
+}
+
 // Freed blocks, the oldest first. Who does not get hold of the lock at once does without: neither threads nor a forked
 // child ever wait here.
 class FreeBlocks {
  public:
-  // A block of `bytes` to 5/4 of it, or none.
+  FreeBlocks(size_t most_blocks, size_t most_bytes) : most_blocks_(most_blocks), most_bytes_(most_bytes) {}
+
+  // The newest block of `bytes` to 5/4 of it, or none.
   Block take(size_t bytes) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) {
       return {}; // not covered: two threads in the same microsecond
     }
-    for (Block& block : blocks_) {
-      if (block.bytes >= bytes && block.bytes - bytes <= bytes / 4) {
-        return std::exchange(block, {});
+    for (size_t i = count_; i-- > 0;) {
+      if (blocks_[i].bytes >= bytes && blocks_[i].bytes - bytes <= bytes / 4) {
+        return remove(i);
       }
     }
     return {};
   }
 
-  // Keeps the block; returns another one, which is to be freed, or none.
-  Block keep(const Block& block) {
+  // Keeps the block, or returns it with those that must go for others.
+  Dropped keep(const Block& block) {
+    Dropped dropped;
     const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock() || block.bytes > kMostBytes) {
-      return block;
+    if (!lock.owns_lock() || block.bytes > most_bytes_) {
+      dropped[0] = block;
+      return dropped;
     }
-    size_t place = 0; // of the oldest, or of none
-    while (place < blocks_.size() && blocks_[place].data) {
-      ++place;
+    for (size_t i = 0; count_ == most_blocks_ || bytes_ + block.bytes > most_bytes_; ++i) {
+      dropped[i] = remove(0);
     }
-    place = place < blocks_.size() ? place : 0;
-    const Block other = blocks_[place];
-    for (; place + 1 < blocks_.size(); ++place) {
-      blocks_[place] = blocks_[place + 1];
+    blocks_[count_++] = block;
+    bytes_ += block.bytes;
+    return dropped;
+  }
+
+  // All of them, for the system to have.
+  Dropped drop() {
+    Dropped dropped;
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    for (size_t i = 0; lock.owns_lock() && count_ > 0; ++i) {
+      dropped[i] = remove(0);
     }
-    blocks_.back() = block;
-    return other;
+    return dropped;
   }
 
  private:
-  static constexpr size_t kMostBytes = size_t{256} << 20; // of one block
+  Block remove(size_t place) {
+    const Block block = blocks_[place];
+    std::copy(blocks_.begin() + place + 1, blocks_.begin() + count_, blocks_.begin() + place);
+    --count_;
+    bytes_ -= block.bytes;
+    return block;
+  }
 
+  const size_t most_blocks_;
+  const size_t most_bytes_;
   std::mutex mutex_;
-  std::array<Block, 2> blocks_;
+  std::array<Block, kMostBlocks> blocks_;
+  size_t count_ = 0;
+  size_t bytes_ = 0; // of all blocks
 };
 
-FreeBlocks& free_blocks() {
-  static auto* const blocks = new FreeBlocks; // lives as long as any tensor
+// Both live as long as any tensor.
+FreeBlocks& free_small_blocks() {
+  static auto* const blocks = new FreeBlocks(kMostBlocks, size_t{64} << 20);
   return *blocks;
+}
+
+FreeBlocks& free_large_blocks() {
+  static auto* const blocks = new FreeBlocks(2, size_t{512} << 20);
+  return *blocks;
+}
+
+FreeBlocks& free_blocks(size_t bytes) {
+  return bytes < kReclaimed ? free_small_blocks() : free_large_blocks();
+}
+
+void advise_huge_pages([[maybe_unused]] const Block& block) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const Pages pages = pages_of(block.data, block.bytes, kHugePage);
+  madvise(pages.begin, pages.bytes, MADV_HUGEPAGE); // a hint: its failure changes nothing
+#endif
 }
 
 void allow_reclaim([[maybe_unused]] const Block& block) {
@@ -90,11 +145,28 @@ void allow_reclaim([[maybe_unused]] const Block& block) {
 #endif
 }
 
+Block new_block(size_t bytes) {
+  Block block{nullptr, bytes};
+  try {
+    block.data = c10::alloc_cpu(bytes);
+  } catch (const c10::Error&) { // there may be enough with what is kept here
+    free_all(free_small_blocks().drop());
+    free_all(free_large_blocks().drop());
+    block.data = c10::alloc_cpu(bytes);
+  }
+  if (bytes >= kInHugePages) {
+    advise_huge_pages(block);
+  }
+  return block;
+}
+
 void release(void* context) {
   const std::unique_ptr<Block> block(static_cast<Block*>(context));
   c10::profiledCPUMemoryReporter().Delete(block->data);
-  allow_reclaim(*block);
-  c10::free_cpu(free_blocks().keep(*block).data);
+  if (block->bytes >= kReclaimed) {
+    allow_reclaim(*block);
+  }
+  free_all(free_blocks(block->bytes).keep(*block));
 }
 
 class LargeResults final : public c10::Allocator {
@@ -103,10 +175,9 @@ class LargeResults final : public c10::Allocator {
     if (bytes < kLargeResult) { // a tensor may be resized to less
       return c10::GetCPUAllocator()->allocate(bytes);
     }
-    auto block = std::make_unique<Block>(free_blocks().take(bytes));
+    auto block = std::make_unique<Block>(free_blocks(bytes).take(bytes));
     if (!block->data) {
-      *block = {c10::alloc_cpu(bytes), bytes};
-      advise_huge_pages(block->data, bytes);
+      *block = new_block(bytes);
     }
     void* const data = block->data;
     c10::profiledCPUMemoryReporter().New(data, bytes);
@@ -123,13 +194,6 @@ class LargeResults final : public c10::Allocator {
 c10::Allocator* large_results() {
   static auto* const allocator = new LargeResults;
   return allocator;
-}
-
-void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const Pages pages = pages_of(data, bytes, uintptr_t{2} << 20);
-  madvise(pages.begin, pages.bytes, MADV_HUGEPAGE); // a hint: its failure changes nothing
-#endif
 }
 
 } // namespace torch_maxpool::cpu
