@@ -3,13 +3,15 @@
 // maxpool_forward and maxpool_values keep the offsets and the input's spatial sizes, never the input. Three operators
 // are each other's derivatives: forward's is backward, backward's is gather, gather's is backward.
 //
-// torch::autograd::Function knows neither functorch transforms nor forward-mode AD. Under those the same results are
-// built from ATen operators on PyTorch's indices, whose derivatives ATen supplies.
+// Neither a node of forward_node.h nor torch::autograd::Function knows functorch transforms and forward-mode AD. Under
+// those the same results are built from ATen operators on PyTorch's indices, whose derivatives ATen supplies.
+#include "derivative.h"
+#include "forward_node.h"
+#include "kept_pooling.h"
 #include "operators.h"
 #include "pooling.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/clamp_min.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
@@ -18,12 +20,10 @@
 #include <ATen/ops/reshape.h>
 #include <ATen/ops/scatter_add.h>
 #include <ATen/ops/where.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <limits>
-#include <optional>
 
 namespace torch_maxpool {
 namespace {
@@ -56,91 +56,30 @@ Tensor indices(const Tensor& offsets, c10::SymIntArrayRef size, const PoolingArg
   return maxpool_indices(offsets, size, a.kernel_size, a.stride, a.padding, a.dilation, a.ceil_mode, a.auto_pad);
 }
 
-// What a node keeps besides offsets: checked hyper-parameters in one list of integers
-// (kernel_size, stride, begins, ends, dilation, ceil_mode, auto_pad), and the input's spatial sizes.
-class KeptPooling {
- public:
-  static void save(AutogradContext* ctx, const Pooling& pooling, c10::SymIntArrayRef input_spatial_size) {
-    const int64_t rank = pooling.rank;
-    std::vector<int64_t> packed;
-    packed.reserve(5 * rank + 2);
-    for (const auto* list :
-         {&pooling.kernel_size, &pooling.stride, &pooling.pad_before, &pooling.pad_after, &pooling.dilation}) {
-      packed.insert(packed.end(), list->begin(), list->begin() + rank);
-    }
-    packed.push_back(pooling.ceil_mode);
-    packed.push_back(static_cast<int64_t>(pooling.auto_pad));
-    ctx->saved_data[kPoolingKey] = std::move(packed);
-    ctx->saved_data[kSizeKey] = c10::IValue(input_spatial_size);
-  }
-
-  explicit KeptPooling(AutogradContext* ctx)
-      : packed_(ctx->saved_data[kPoolingKey].toIntVector()), size_(ctx->saved_data[kSizeKey].toSymIntVector()) {}
-
-  PoolingArgs args() const {
-    const at::IntArrayRef list(packed_);
-    const size_t rank = size_.size();
-    PoolingArgs result;
-    result.kernel_size = list.slice(0, rank);
-    result.stride = list.slice(rank, rank);
-    result.padding = list.slice(2 * rank, 2 * rank);
-    result.dilation = list.slice(4 * rank, rank);
-    result.ceil_mode = list[5 * rank] != 0;
-    result.auto_pad = auto_pad_name(static_cast<AutoPad>(list[5 * rank + 1]));
-    return result;
-  }
-  c10::SymIntArrayRef input_spatial_size() const {
-    return size_;
-  }
-
- private:
-  std::vector<int64_t> packed_;
-  std::vector<c10::SymInt> size_;
-};
-
-enum class Derivative : uint8_t { kNone, kFunction, kComposed };
-
-// Which kind of derivative recording a call on `tensor` needs.
-Derivative wanted(const Tensor& tensor) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !tensor.defined() || !tensor.is_nested(),
-      "torch_maxpool: max pooling takes no nested tensors, unbind them first");
-  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode) ||
-      tensor._fw_grad(0).defined()) {
-    return Derivative::kComposed;
-  }
-  return at::GradMode::is_enabled() && tensor.requires_grad() ? Derivative::kFunction : Derivative::kNone;
+void save(AutogradContext* ctx, const Tensor& offsets, const Pooling& pooling, c10::SymIntArrayRef input_spatial_size) {
+  KeptPooling kept(pooling, input_spatial_size);
+  ctx->saved_data[kPoolingKey] = std::move(kept.hyper_parameters);
+  ctx->saved_data[kSizeKey] = std::move(kept.size);
+  ctx->save_for_backward({offsets});
+  ctx->set_materialize_grads(false);
 }
 
-// is_traceable (all three): what backward uses comes from its arguments and from what ctx saved, as compiled autograd
-// wants it. For the same reason offsets are not marked as non-differentiable: integers are not in any case.
-struct ForwardFunction : torch::autograd::Function<ForwardFunction> {
-  static constexpr bool is_traceable = true;
+KeptPooling kept_pooling(AutogradContext* ctx) {
+  return {ctx->saved_data[kPoolingKey].toIntVector(), ctx->saved_data[kSizeKey].toSymIntVector()};
+}
 
-  static variable_list forward(AutogradContext* ctx, const Tensor& input, const PoolingArgs& args) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    auto [output, offsets] = torch_maxpool::forward(input, args);
-    const auto pooling = check_arguments("maxpool_forward", args);
-    KeptPooling::save(ctx, pooling, spatial_size(input, pooling.rank));
-    ctx->save_for_backward({offsets});
-    ctx->set_materialize_grads(false);
-    return {output, offsets};
-  }
+// Records maxpool_forward.
+std::tuple<Tensor, Tensor> forward_recorded(const Tensor& input, const PoolingArgs& args) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  auto results = forward(input, args);
+  const auto pooling = check_arguments("maxpool_forward", args);
+  const auto& [output, offsets] = results;
+  ForwardNode::record(input, output, offsets, {pooling, spatial_size(input, pooling.rank)});
+  return results;
+}
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    if (!grads[0].defined()) {
-      return {Tensor(), Tensor()};
-    }
-    const KeptPooling kept(ctx);
-    const auto offsets = ctx->get_saved_variables()[0];
-    std::optional<at::AutoDispatchBelowADInplaceOrView> guard;
-    if (wanted(grads[0]) == Derivative::kNone) {
-      guard.emplace(); // spares a call
-    }
-    return {torch_maxpool::backward(grads[0], offsets, kept.input_spatial_size(), kept.args()), Tensor()};
-  }
-};
-
+// is_traceable (of both): what backward uses comes from its arguments and from what ctx saved, as compiled autograd wants
+// it. For the same reason offsets are not marked as non-differentiable: integers are not in any case.
 struct BackwardFunction : torch::autograd::Function<BackwardFunction> {
   static constexpr bool is_traceable = true;
 
@@ -152,16 +91,14 @@ struct BackwardFunction : torch::autograd::Function<BackwardFunction> {
       const PoolingArgs& args) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto grad_input = torch_maxpool::backward(grad_output, offsets, input_spatial_size, args);
-    KeptPooling::save(ctx, check_arguments("maxpool_backward", args), input_spatial_size);
-    ctx->save_for_backward({offsets});
-    ctx->set_materialize_grads(false);
+    save(ctx, offsets, check_arguments("maxpool_backward", args), input_spatial_size);
     return grad_input;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     Tensor grad_grad_output;
     if (grads[0].defined()) {
-      const KeptPooling kept(ctx);
+      const auto kept = kept_pooling(ctx);
       grad_grad_output = gather(grads[0], ctx->get_saved_variables()[0], kept.args());
     }
     return {grad_grad_output, Tensor(), Tensor(), Tensor()};
@@ -175,18 +112,16 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto output = gather(input, offsets, args);
     const auto pooling = check_arguments("maxpool_gather", args);
-    KeptPooling::save(ctx, pooling, spatial_size(input, pooling.rank));
-    ctx->save_for_backward({offsets});
-    ctx->set_materialize_grads(false);
+    save(ctx, offsets, pooling, spatial_size(input, pooling.rank));
     return output;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     Tensor grad_input;
     if (grads[0].defined()) {
-      const KeptPooling kept(ctx);
+      const auto kept = kept_pooling(ctx);
       grad_input =
-          torch_maxpool::backward(grads[0], ctx->get_saved_variables()[0], kept.input_spatial_size(), kept.args());
+          torch_maxpool::backward(grads[0], ctx->get_saved_variables()[0], kept.size, kept.args());
     }
     return {grad_input, Tensor(), Tensor()};
   }
@@ -234,10 +169,8 @@ std::tuple<Tensor, Tensor> maxpool_forward_autograd(
     std::string_view auto_pad) {
   const PoolingArgs args{kernel_size, stride, padding, dilation, ceil_mode, exact, auto_pad};
   switch (wanted(input)) {
-    case Derivative::kFunction: {
-      auto results = ForwardFunction::apply(input, args);
-      return {std::move(results[0]), std::move(results[1])};
-    }
+    case Derivative::kRecorded:
+      return forward_recorded(input, args);
     case Derivative::kComposed:
       if (input.is_floating_point()) {
         return forward_composed(input, args);
@@ -280,7 +213,7 @@ Tensor maxpool_backward_autograd(
     std::string_view auto_pad) {
   const PoolingArgs args{kernel_size, stride, padding, dilation, ceil_mode, false, auto_pad};
   switch (wanted(grad_output)) {
-    case Derivative::kFunction:
+    case Derivative::kRecorded:
       return BackwardFunction::apply(grad_output, offsets, input_spatial_size, args);
     case Derivative::kComposed: {
       const auto pooling = check_arguments("maxpool_backward", args);
@@ -322,7 +255,7 @@ Tensor maxpool_gather_autograd(
     std::string_view auto_pad) {
   const PoolingArgs args{kernel_size, stride, padding, dilation, ceil_mode, false, auto_pad};
   switch (wanted(input)) {
-    case Derivative::kFunction:
+    case Derivative::kRecorded:
       return GatherFunction::apply(input, offsets, args);
     case Derivative::kComposed: {
       const auto pooling = check_arguments("maxpool_gather", args);
