@@ -271,12 +271,13 @@ Tensor maxpool_gather_autograd(
 
 } // namespace
 
-// maxpool_indices has no entry: its input is integer, and PyTorch's default for the key passes it on.
 TORCH_LIBRARY_IMPL(torch_maxpool, Autograd, library) {
   library.impl("maxpool_forward", TORCH_FN(maxpool_forward_autograd));
   library.impl("maxpool_values", TORCH_FN(maxpool_values_autograd));
   library.impl("maxpool_backward", TORCH_FN(maxpool_backward_autograd));
   library.impl("maxpool_gather", TORCH_FN(maxpool_gather_autograd));
+  // Integers have no derivative. PyTorch's default for the key would box every argument to find that out.
+  library.impl("maxpool_indices", torch::CppFunction::makeFallthrough());
 }
 
 } // namespace torch_maxpool

@@ -339,7 +339,7 @@ LARGE = torch.randn(2, 64, 56, 56)
 
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_inductor_makes_poolings_its_own(accelerated):
-    """Small windows of channels_last, where its loops are as fast, fused with what is around; never in training."""
+    """Small windows of channels_last, where its loops are as fast, fused with what is around; not in training."""
 
     def pool(*window, before=torch.clone):
         function = TORCH_POOL[2] if accelerated else OUR_POOL[2]
@@ -391,6 +391,78 @@ def test_symbolic_sizes_are_compiled_for_anew_only_where_a_pooling_is_no_longer_
         for batch, graphs in ((2, 1), (5, 1), (3000, 2), (4000, 2), (3, 2)):
             tensor = torch.randn(batch, 8, 8, 8)
             assert torch.equal(compiled(tensor), OUR_POOL[2](tensor, 2))
+            assert counter.frame_count == graphs
+
+
+STEPS = {
+    "2x2": ((2,), {}),
+    "gaps": (([2, 1], [3, 2]), {}),
+    "overlap": ((2, 1), {}),
+    "padded": ((3, 2, 1), {}),
+    "padded one way": (([2, 4], [1, 2], [0, 2]), {}),
+    "ceil_mode": ((3, 2, 1), {"ceil_mode": True}),
+}
+
+
+def special(*size, dtype=torch.float32):
+    """Few different numbers, so that windows have ties, and NaN and -inf alone and in groups."""
+    x = torch.randn(size, dtype=dtype).round()
+    x[..., 0, :3] = float("nan")
+    x[..., -3:, -3:] = float("-inf")
+    x.flatten()[::17] = float("nan")
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "dynamic"),
+    [
+        *((name, torch.float32, False) for name in STEPS),
+        ("gaps", torch.float64, False),
+        ("padded", torch.float32, True),
+    ],
+)
+def test_inductor_makes_tiny_steps_of_training_its_own(name, dtype, dynamic):
+    window, options = STEPS[name]
+    x = special(2, 3, 10, 9, dtype=dtype).requires_grad_()
+    pool = lambda tensor: OUR_POOL[2](tensor, *window, **options)  # noqa: E731
+    expected = pool(x)
+    grad = torch.randn_like(expected)
+    with fresh_cache():
+        compiled = torch.compile(pool, fullgraph=True, dynamic=dynamic)
+        output, codes = run_fw_bw_and_get_code(lambda: compiled(x.detach().requires_grad_()))
+        leaf = x.detach().requires_grad_()
+        compiled(leaf).backward(grad)
+    assert_same(output, expected)
+    assert_same(leaf.grad, torch.autograd.grad(expected, x, grad)[0])
+    assert len(codes) == 2
+    assert "torch.ops.torch_maxpool" not in "".join(codes)
+
+
+def test_a_tiny_dilated_step_is_right():
+    x = special(2, 3, 10, 9)
+    compiled = torch.compile(lambda tensor: OUR_POOL[2](tensor, 3, 2, 1, 2), fullgraph=True)
+    check(compiled, lambda tensor: OUR_POOL[2](tensor, 3, 2, 1, 2), x)
+
+
+def backward_of_offsets(grad, offsets):
+    return torch.ops.torch_maxpool.maxpool_backward(grad, offsets, [8, 8], [2, 2], [2, 2], [0, 0], [1, 1], False)
+
+
+def test_offsets_from_elsewhere_are_checked_in_compiled_code():
+    """Only in the graph of a backward pass do they come from forward."""
+    compiled = torch.compile(backward_of_offsets, fullgraph=True)
+    grad, offsets = torch.randn(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3, dtype=torch.uint8)
+    assert_same(compiled(grad, offsets), backward_of_offsets(grad, offsets))
+    with pytest.raises(IndexError, match="maxpool_backward: offsets hold"):
+        compiled(grad, offsets + 1)
+
+
+def test_symbolic_steps_are_compiled_for_anew_only_where_a_pooling_is_no_longer_tiny():
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(lambda x: OUR_POOL[2](x, 2), fullgraph=True, backend=counter, dynamic=True)
+    with fresh_cache():
+        for batch, graphs in ((2, 1), (5, 1), (300, 2), (400, 2), (3, 2)):
+            check(compiled, lambda x: OUR_POOL[2](x, 2), torch.randn(batch, 8, 8, 8))
             assert counter.frame_count == graphs
 
 

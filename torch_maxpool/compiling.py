@@ -2,7 +2,8 @@
 
 An operator is a wall for Inductor, and calling one takes longer than starting a loop of Inductor's own. So Inductor is
 told to make 2-d poolings for their values alone out of its own loops wherever those are as fast as our kernels, as it
-does for PyTorch's pooling. Which of 0 and -0 a window gives may then differ.
+does for PyTorch's pooling. Which of 0 and -0 a window gives may then differ. Small steps of training are made of the
+loops in inductor_loops.py.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ from typing import Any
 
 import torch
 
-_OPERATOR = torch.ops.torch_maxpool.maxpool_values.default
+_OPS = torch.ops.torch_maxpool
+_VALUES, _FORWARD, _BACKWARD = (
+    getattr(_OPS, name).default for name in ("maxpool_values", "maxpool_forward", "maxpool_backward")
+)
 _LARGEST_WINDOW = 25  # elements; Inductor does not unroll larger ones
 # Elements of all windows up to which Inductor's loops take no longer than the call of an operator (measured with AVX2):
 # in channels_last, in windows that move by one element along the width, in others; of types but float32 and float64 one
 # part in so many.
 _FEW_IN_CHANNELS_LAST, _FEW_BY_ONE, _FEW = 512 * 1024, 64 * 1024, 32 * 1024
 _PART = 8
+# Likewise in a step of training, where windows share no element, and where they do, times the windows over an element.
+_FEW_IN_A_STEP, _FEW_SHARED = 16 * 1024, 8 * 1024
+_MOST_SHARED = 4  # windows over an element: of more the loops take several seconds longer to compile
 
 
 def _window(
@@ -34,6 +41,8 @@ def _window(
     auto_pad: str = "explicit",
 ) -> tuple[list[int], list[int], list[int], list[int], bool] | None:
     """The operator's arguments as those of PyTorch's 2-d pooling, or None."""
+    if list(padding[2:]) == list(padding[:2]):
+        padding = padding[:2]
     if len(kernel_size) != 2 or len(padding) > 2 or auto_pad != "explicit" or exact:
         return None
     kernel, stride, padding, dilation = (
@@ -85,14 +94,54 @@ def _is_at_most(size: Any, limit: int) -> bool:
     return not V.graph.aot_mode and V.graph.sizevars.guard_or_false(size <= limit)
 
 
-def _lower(input: Any, *arguments: Any, **options: Any) -> Any:
-    """How Inductor lowers the operator; `input` is Inductor's."""
-    from torch._inductor.lowering import fallback_handler, lowerings
+def _call(operator: Any, *arguments: Any, **options: Any) -> Any:
+    """The operator as it is."""
+    from torch._inductor.lowering import fallback_handler
+
+    return fallback_handler(operator, add_to_fallback_set=False)(*arguments, **options)
+
+
+def _lower_values(input: Any, *arguments: Any, **options: Any) -> Any:
+    """How Inductor lowers maxpool_values; `input` is Inductor's."""
+    from torch._inductor.lowering import lowerings
 
     window = _window(*arguments, **options)
     if window and _is_left(input, *window[:3]):
         return lowerings[torch.ops.prims._low_memory_max_pool_with_offsets.default](input, *window)[0]
-    return fallback_handler(_OPERATOR, add_to_fallback_set=False)(input, *arguments, **options)
+    return _call(_VALUES, input, *arguments, **options)
+
+
+def _is_step_left(tensor: Any, size: Sequence[Any], kernel: list[int], stride: list[int]) -> bool:
+    """Whether forward or backward of a step of training, on an input of this size, is to be Inductor's own loops:
+    where that takes less than the call."""
+    if tensor.get_device().type != "cpu" or tensor.get_dtype() not in (torch.float32, torch.float64):
+        return False
+    windows = math.prod(-(-k // s) for k, s in zip(kernel, stride, strict=True))
+    limit = _FEW_IN_A_STEP if windows == 1 else _FEW_SHARED if windows <= _MOST_SHARED else 0
+    return not _is_channels_last(tensor) and _is_at_most(math.prod(size) * windows, limit)
+
+
+def _lower_forward(input: Any, *arguments: Any, **options: Any) -> Any:
+    from torch_maxpool import inductor_loops
+
+    window = _window(*arguments, **options)
+    if window and _is_step_left(input, input.get_size(), *window[:2]):
+        return inductor_loops.pooled(input, *window)
+    return _call(_FORWARD, input, *arguments, **options)
+
+
+def _lower_backward(grad_output: Any, offsets: Any, size: Sequence[Any], *arguments: Any, **options: Any) -> Any:
+    from torch._inductor.virtualized import V
+
+    from torch_maxpool import inductor_loops
+
+    window = _window(*arguments, **options)
+    # Elsewhere offsets may be anyone's, and have to be checked.
+    if window and V.graph.is_backward and window[3] == [1, 1]:
+        sizes = [*grad_output.get_size()[:-2], *size]
+        if _is_step_left(grad_output, sizes, *window[:2]):
+            return inductor_loops.gradient(grad_output, offsets, size, *window[:3])
+    return _call(_BACKWARD, grad_output, offsets, size, *arguments, **options)
 
 
 def tell_inductor() -> bool:
@@ -103,8 +152,9 @@ def tell_inductor() -> bool:
         with _disable_current_modes():  # what is imported may not be traced
             from torch._inductor.lowering import lowerings, register_lowering
 
-        if _OPERATOR not in lowerings:
-            register_lowering(_OPERATOR, type_promotion_kind=None)(_lower)
+        for operator, lower in ((_VALUES, _lower_values), (_FORWARD, _lower_forward), (_BACKWARD, _lower_backward)):
+            if operator not in lowerings:
+                register_lowering(operator, type_promotion_kind=None)(lower)
     return True
 
 

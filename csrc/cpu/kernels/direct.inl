@@ -212,18 +212,21 @@ struct Direct {
     }
   }
 
-  // Tables of all windows of plan.tabled planes, from these.
+  // Tables of all windows of plan.tabled planes, from these. Rows are written in whole vectors, so each but the first after
+  // the one before it.
   void note_planes() {
     const int64_t width = shape.w.output * channels;
-    int64_t at = outputs;
-    for (int64_t od = shape.d.output - 1; od >= 0; --od) {
+    int64_t row = 0;
+    for (int64_t od = 0; od < shape.d.output; ++od) {
       const Taps d = taps_of(shape.d, od);
-      for (int64_t oh = shape.h.output - 1; oh >= 0; --oh) {
+      for (int64_t oh = 0; oh < shape.h.output; ++oh, ++row) {
         const Taps h = taps_of(shape.h, oh);
-        at -= width;
-        note_row(at, static_cast<int32_t>(d.start * in.d + h.start * in.h), TapRoom(d), TapRoom(h));
+        if (row > 0) {
+          note_row(row * width, static_cast<int32_t>(d.start * in.d + h.start * in.h), TapRoom(d), TapRoom(h));
+        }
       }
     }
+    note_first_row();
     const int32_t pitch = static_cast<int32_t>(elements);
     for (int64_t done = outputs; done < plan.tabled * outputs; done += outputs) {
       add_to_row(tables.start + done, tables.start + done - outputs, pitch, outputs);
@@ -235,13 +238,15 @@ struct Direct {
       }
     }
   }
+  // And after the last ones up to a vector.
   static void add_to_row(int32_t* to, const int32_t* from, int32_t more, int64_t count) {
-    int64_t i = 0;
-    for (; i + kPlaceLanes <= count; i += kPlaceLanes) {
+    for (int64_t i = 0; i < count; i += kPlaceLanes) {
       store_vector(to + i, load_vector<PlaceLanes>(from + i) + place_lanes(more));
     }
-    for (; i < count; ++i) {
-      to[i] = from[i] + more;
+  }
+  static void fill_row(int32_t* to, int64_t value, int64_t count) {
+    for (int64_t i = 0; i < count; i += kPlaceLanes) {
+      store_vector(to + i, place_lanes(value));
     }
   }
   void note_row(int64_t at, int32_t start, const TapRoom& d, const TapRoom& h) {
@@ -250,10 +255,23 @@ struct Direct {
     if (!are_whole) {
       add_to_row(tables.first + at, tables.first, both(0, h.first), width);
       add_to_row(tables.room + at, tables.room, both(0, h.room), width);
-      for (int64_t i = 0; i < width; ++i) {
-        tables.d_first[at + i] = static_cast<int32_t>(d.first);
-        tables.d_room[at + i] = static_cast<int32_t>(d.room);
+      if (shape.d.kernel > 1) {
+        fill_row(tables.d_first + at, d.first, width);
+        fill_row(tables.d_room + at, d.room, width);
       }
+    }
+  }
+  void note_first_row() {
+    const Taps first_d = taps_of(shape.d, 0);
+    const Taps first_h = taps_of(shape.h, 0);
+    const TapRoom d(first_d);
+    const TapRoom h(first_h);
+    for (int64_t i = 0; i < shape.w.output * channels; ++i) {
+      tables.start[i] += static_cast<int32_t>(first_d.start * in.d + first_h.start * in.h);
+      tables.first[i] += both(0, h.first);
+      tables.room[i] += both(0, h.room);
+      tables.d_first[i] = static_cast<int32_t>(d.first);
+      tables.d_room[i] = static_cast<int32_t>(d.room);
     }
   }
 

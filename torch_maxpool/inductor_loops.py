@@ -1,0 +1,119 @@
+"""Max pooling with offsets and its backward as loops of Inductor's own, for compiling.py.
+
+Inductor has such loops for PyTorch's indices. These keep this package's contract: the last NaN of a window is named,
+and an offset never names an element of the padding. All tensors are Inductor's, float32 or float64, of two spatial
+dimensions.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def pooled(
+    input: Any, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
+) -> tuple[Any, Any]:
+    """Each window's maximum and its offset, uint8."""
+    from torch._inductor.ir import Pointwise
+    from torch._inductor.lowering import pooling_size
+    from torch._inductor.virtualized import ops
+
+    input.realize_hint()  # it is read once for each window
+    load, dtype = input.make_loader(), input.get_dtype()
+    *batch, height, width = input.get_size()
+    rules = kernel, stride, padding, ceil_mode
+    sizes = [pooling_size(size, i, *rules, dilation=dilation) for i, size in enumerate((height, width))]
+    is_cut = any(padding) or any(is_ceiled for _, is_ceiled in sizes)
+
+    def winner(index: Sequence[Any]) -> tuple[Any, Any]:
+        *prefix, row, column = index
+        value = offset = None
+        for tap, (i, j) in enumerate(itertools.product(*map(range, kernel))):
+            h, w = row * stride[0] + i * dilation[0] - padding[0], column * stride[1] + j * dilation[1] - padding[1]
+            inside = _is_within(ops, (h, height), (w, width)) if is_cut else None
+            number, none = ops.constant(tap, torch.int32), ops.constant(-1, torch.int32)
+            read = functools.partial(load, [*prefix, h, w])
+            element = ops.masked(inside, read, -math.inf) if is_cut else read()
+            if value is None:
+                value, offset = element, ops.where(inside, number, none) if is_cut else number
+                continue
+            wins = ops.or_(ops.gt(element, value), ops.isnan(element))
+            if is_cut:  # the first of the input's elements wins over none
+                wins = ops.and_(inside, ops.or_(wins, ops.eq(offset, none)))
+            value, offset = ops.where(wins, element, value), ops.where(wins, number, offset)
+        return value, offset
+
+    shape = [*batch, *(size for size, _ in sizes)]
+    device = input.get_device()
+    values = Pointwise.create(device=device, dtype=dtype, inner_fn=lambda i: winner(i)[0], ranges=shape)
+    offsets = Pointwise.create(
+        device=device, dtype=torch.uint8, inner_fn=lambda i: ops.to_dtype(winner(i)[1], torch.uint8), ranges=shape
+    )
+    return values, offsets
+
+
+def gradient(
+    grad_output: Any, offsets: Any, size: Sequence[Any], kernel: list[int], stride: list[int], padding: list[int]
+) -> Any:
+    """Of the input: for each element the gradients of the windows that it wins, added in the order of the outputs.
+    Windows are not dilated. An offset that names no element of its window is not noticed."""
+    from torch._inductor.ir import Pointwise
+    from torch._inductor.virtualized import ops
+    from torch.utils._sympy.functions import FloorDiv
+
+    grad_output.realize_hint()  # it is read by each element
+    load_grad, load_offset = grad_output.make_loader(), offsets.make_loader()
+    outputs = grad_output.get_size()[-2:]
+
+    def index(expression: Any) -> Any:
+        return ops.index_expr(expression, torch.int32)
+
+    def number(value: int) -> Any:
+        return ops.constant(value, torch.int32)
+
+    def added(place: Sequence[Any]) -> Any:
+        prefix = place[:-2]
+        windows = []
+        for i, position in enumerate(place[-2:]):
+            padded = position + padding[i]
+            first = ops.maximum(index(FloorDiv(padded - kernel[i] + stride[i], stride[i])), number(0))
+            end = ops.minimum(index(FloorDiv(padded, stride[i]) + 1), index(outputs[i]))
+            along = []
+            for step in range(-(-kernel[i] // stride[i])):  # at most as many windows hold one element
+                output = ops.add(first, number(step))
+                tap = ops.sub(index(padded), ops.mul(output, number(stride[i])))
+                some = ops.minimum(output, ops.sub(end, number(1)))
+                along.append((ops.indirect_indexing(some, outputs[i], check=False), tap, ops.lt(output, end)))
+            windows.append(along)
+        total = ops.constant(0.0, grad_output.get_dtype())
+        for (row, i, is_row), (column, j, is_column) in itertools.product(*windows):
+            offset = ops.to_dtype(load_offset([*prefix, row, column]), torch.int32)
+            wins = ops.eq(offset, ops.add(ops.mul(i, number(kernel[1])), j))
+            wins = ops.and_(ops.and_(is_row, is_column), wins)
+            total = ops.where(wins, ops.add(total, load_grad([*prefix, row, column])), total)
+        return total
+
+    return Pointwise.create(
+        device=grad_output.get_device(),
+        dtype=grad_output.get_dtype(),
+        inner_fn=added,
+        ranges=[*grad_output.get_size()[:-2], *size],
+    )
+
+
+def _is_within(ops: Any, *positions: tuple[Any, Any]) -> Any:
+    inside = None
+    for position, size in positions:
+        index = ops.index_expr(position, torch.int64)
+        for condition in (
+            ops.ge(index, ops.index_expr(0, torch.int64)),
+            ops.lt(index, ops.index_expr(size, torch.int64)),
+        ):
+            inside = condition if inside is None else ops.and_(inside, condition)
+    return inside
