@@ -120,8 +120,7 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
     Tensor grad_input;
     if (grads[0].defined()) {
       const auto kept = kept_pooling(ctx);
-      grad_input =
-          torch_maxpool::backward(grads[0], ctx->get_saved_variables()[0], kept.size, kept.args());
+      grad_input = torch_maxpool::backward(grads[0], ctx->get_saved_variables()[0], kept.size, kept.args());
     }
     return {grad_input, Tensor(), Tensor()};
   }

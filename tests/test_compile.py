@@ -444,6 +444,17 @@ def test_a_tiny_dilated_step_is_right():
     check(compiled, lambda tensor: OUR_POOL[2](tensor, 3, 2, 1, 2), x)
 
 
+def test_a_window_without_elements_in_compiled_code():
+    def forward(tensor):
+        return torch.ops.torch_maxpool.maxpool_forward(tensor, [2, 2], [1, 1], [1, 1], [2, 2])
+
+    x = torch.randn(1, 2, 1, 1)
+    value, offset = torch.compile(forward, fullgraph=True)(x)
+    assert_same(value, torch.full_like(x, float("-inf")))
+    assert not offset.any()
+    assert_same(offset, forward(x)[1])
+
+
 def backward_of_offsets(grad, offsets):
     return torch.ops.torch_maxpool.maxpool_backward(grad, offsets, [8, 8], [2, 2], [2, 2], [0, 0], [1, 1], False)
 

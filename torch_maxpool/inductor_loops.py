@@ -47,7 +47,7 @@ def pooled(
             if is_cut:  # the first of the input's elements wins over none
                 wins = ops.and_(inside, ops.or_(wins, ops.eq(offset, none)))
             value, offset = ops.where(wins, element, value), ops.where(wins, number, offset)
-        return value, offset
+        return value, ops.maximum(offset, ops.constant(0, torch.int32)) if is_cut else offset
 
     shape = [*batch, *(size for size, _ in sizes)]
     device = input.get_device()

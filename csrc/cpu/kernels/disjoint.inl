@@ -94,7 +94,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
 // one before, but for what passes by the cache: lines that are written twice are written and read back.
 template <int kVector, int kStep, bool kStream, class T>
 TORCH_MAXPOOL_INLINE int64_t spread_windows(const SpreadRows<T>& rows, int64_t o, int64_t whole) {
-  typedef Sums<T, kVector> S;
+  typedef Moved<T, kVector> S;
   for (; o + S::kLanes <= whole; o += S::kLanes) {
     spread<S, kStep, kStream>(rows, o);
   }
@@ -109,7 +109,7 @@ TORCH_MAXPOOL_INLINE int64_t spread_windows(const SpreadRows<T>& rows, int64_t o
 // row is written later. Returns how many windows are done.
 template <int kVector, int kStep, class T>
 TORCH_MAXPOOL_INLINE int64_t spread_past_end(const SpreadRows<T>& rows, int64_t whole) {
-  typedef Sums<T, kVector> S;
+  typedef Moved<T, kVector> S;
   if (whole >= S::kLanes || whole <= S::kLanes / 2 || rows.readable < S::kLanes ||
       rows.room < (rows.count - 1) * rows.pitch + kStep * S::kLanes) {
     return 0;
@@ -253,12 +253,10 @@ inline bool streams_rows(const BackwardParams& p, int64_t row_bytes, int64_t byt
 template <class T>
 inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   const Shape& shape = p.shape;
-  const auto is_disjoint = [](const Axis& axis) {
-    return (axis.kernel - 1) * axis.dilation < axis.stride && axis.dilation == 1;
-  };
+  const auto is_apart = [](const Axis& axis) { return axis.kernel <= axis.stride && axis.dilation == 1; };
   const Axis& w = shape.w;
   const bool has_step = w.kernel == w.stride && (w.stride == 2 || w.stride == 4) && w.pad == 0 && w.dilation == 1;
-  if (p.wide_offsets || !has_step || !is_disjoint(shape.d) || !is_disjoint(shape.h)) {
+  if (p.wide_offsets || !has_step || !is_apart(shape.d) || !is_apart(shape.h)) {
     return -1;
   }
   plan.family = "disjoint";
@@ -267,7 +265,7 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   plan.scratch_bytes = 2 * w.output;
   const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));
   plan.stream = streams_rows(p, row_bytes, shape.batch * shape.channels * shape.d.input * shape.h.input * row_bytes);
-  const int64_t lanes = Sums<T>::kLanes;
+  const int64_t lanes = Moved<T>::kLanes;
   const int64_t vectors = (w.output + lanes - 1) / lanes * w.stride;
   const int64_t by_element = w.output * 2 > lanes ? w.input % w.stride > 0 ? 7 : 0 : w.input;
   const bool in_blocks = all_whole(w) && all_whole(shape.h) && all_whole(shape.d);

@@ -72,9 +72,9 @@ inline bool any_outside(
   return false;
 }
 
-template <class T>
+// S: Sums<T>, or Moved<T> where no two windows share an element.
+template <class T, class S>
 struct GatherChannels {
-  typedef Sums<T> S;
   typedef typename S::V V;
 
   // A row of windows that holds the row of elements at work.
@@ -293,9 +293,9 @@ struct GatherChannels {
 };
 
 // Units: rows of grad_input, all channels.
-template <class T>
+template <class T, class S>
 int64_t backward_gather_channels(const BackwardParams& p, const BackwardPlan& plan, void*, int64_t begin, int64_t end) {
-  GatherChannels<T> gather(p, plan);
+  GatherChannels<T, S> gather(p, plan);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t bad = gather.row(unit);
     if (bad >= 0) {
@@ -311,18 +311,19 @@ int64_t backward_gather_channels(const BackwardParams& p, const BackwardPlan& pl
 // Fills `plan` where the family fits; returns its cost as plan_gather does.
 template <class T>
 inline int64_t plan_gather_channels(const BackwardParams& p, BackwardPlan& plan) {
-  typedef Sums<T> S;
   const Shape& shape = p.shape;
+  const bool moved = are_disjoint(shape) && shape.channels >= Moved<T>::kLanes;
+  const int64_t lanes = moved ? Moved<T>::kLanes : Sums<T>::kLanes;
   const auto fits = [](const Axis& axis) { return axis.stride <= kGatherStride && axis.dilation <= INT32_MAX / 256; };
-  if (p.wide_offsets || shape.channels < S::kLanes || !fits(shape.d) || !fits(shape.h) || !fits(shape.w)) {
+  if (p.wide_offsets || shape.channels < lanes || !fits(shape.d) || !fits(shape.h) || !fits(shape.w)) {
     return -1;
   }
   plan.family = "gather_channels";
-  plan.run = backward_gather_channels<T>;
+  plan.run = moved ? backward_gather_channels<T, Moved<T>> : backward_gather_channels<T, Sums<T>>;
   plan.units = shape.batch * shape.d.input * shape.h.input;
   const int64_t row_bytes = shape.channels * static_cast<int64_t>(sizeof(T));
   plan.stream = streams_rows(p, row_bytes, plan.units * shape.w.input * row_bytes);
-  const int64_t vectors = (shape.channels + S::kLanes - 1) / S::kLanes;
+  const int64_t vectors = (shape.channels + lanes - 1) / lanes;
   const int64_t windows = shape.batch * shape.d.output * shape.h.output * shape.w.output;
   constexpr int64_t kTapCost = kVectorBytes == 64 ? 60 : kVectorBytes == 32 ? 43 : 70;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;

@@ -97,14 +97,6 @@ struct Puts {
   }
 };
 
-// True where no two windows share an element.
-inline bool is_disjoint(const Axis& axis) {
-  return axis.output == 1 || (axis.kernel - 1) * axis.dilation < axis.stride;
-}
-inline bool are_disjoint(const Shape& shape) {
-  return is_disjoint(shape.d) && is_disjoint(shape.h) && is_disjoint(shape.w);
-}
-
 // Whether an offset names an element of the window that output `output` of a plane is the maximum of.
 inline bool is_in_window(const Shape& shape, int64_t output, uint8_t offset) {
   const int64_t row = output / shape.w.output;

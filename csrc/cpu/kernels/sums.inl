@@ -174,6 +174,45 @@ struct Sums<Half, kVector> : NarrowSums<Half, kVector> {};
 template <int kVector>
 struct Sums<Bfloat, kVector> : NarrowSums<Bfloat, kVector> {};
 
+// As Sums, for 16-bit floats of which at most one goes to each element: their bits, as adding to +0 would leave them.
+template <class T, int kVector>
+struct MovedBits {
+  typedef uint16_t Sum;
+  static constexpr int kBytes = kVector < 32 ? kVector : 32; // as many lanes as TapLanes has, at the most
+  static constexpr int kLanes = kBytes / 2;
+  typedef Vector<uint16_t, kLanes> V;
+
+  static TORCH_MAXPOOL_INLINE V load(const T* from) {
+    constexpr uint16_t kInfinity = __is_same(T, Bfloat) ? 0x7f80 : 0x7c00;
+    constexpr uint16_t kNan = __is_same(T, Bfloat) ? 0x7fc0 : 0x7e00;
+    const V bits = load_vector<V>(from);
+    const V magnitude = bits & splat<V>(uint16_t{0x7fff});
+    const V number = magnitude == V{} ? V{} : bits;
+    return magnitude > splat<V>(kInfinity) ? splat<V>(kNan) : number;
+  }
+  static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
+    store_vector(to, v);
+  }
+  static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
+    stream_vector(to, v);
+  }
+};
+template <class T, int kVector>
+struct MovedType {
+  typedef Sums<T, kVector> type;
+};
+template <int kVector>
+struct MovedType<Half, kVector> {
+  typedef MovedBits<Half, kVector> type;
+};
+template <int kVector>
+struct MovedType<Bfloat, kVector> {
+  typedef MovedBits<Bfloat, kVector> type;
+};
+// How elements move where windows do not overlap.
+template <class T, int kVector = kVectorBytes>
+using Moved = typename MovedType<T, kVector>::type;
+
 // Offsets or taps of up to 16 lanes, in the low bytes.
 typedef Vector<uint8_t, 16> TapLanes;
 

@@ -180,4 +180,12 @@ inline ForwardPlan plan_windows(const ForwardParams& p) {
   return plan;
 }
 
+// True where no two windows share an element.
+inline bool is_disjoint(const Axis& axis) {
+  return axis.output == 1 || (axis.kernel - 1) * axis.dilation < axis.stride;
+}
+inline bool are_disjoint(const Shape& shape) {
+  return is_disjoint(shape.d) && is_disjoint(shape.h) && is_disjoint(shape.w);
+}
+
 } // namespace
