@@ -156,20 +156,28 @@ using PlanBackward = BackwardPlan (*)(const BackwardParams&);
 // Units: rows of the output (batch x channels x depth x height). Returns as BackwardKernel does.
 using PlacesKernel = int64_t (*)(const PlacesParams&, int64_t begin, int64_t end);
 
+struct BackwardTable {
+  PlanBackward plan[kFloatingCount];
+};
+
 struct KernelTable {
   const char* name; // "default", "avx2", "avx512"
   PlanForward plan_forward[kElementCount];
-  PlanBackward plan_backward[kFloatingCount];
+  const PlanBackward* plan_backward; // [kFloatingCount]
   PlacesKernel places;
 };
 
 // The table for this processor, by PyTorch's own choice (at::get_cpu_capability, so ATEN_CPU_CAPABILITY applies).
 const KernelTable& kernels();
 
+// Each in two files, which take a compiler minutes: kernels_*.cpp and kernels_*_backward.cpp.
 extern const KernelTable kernels_default;
+extern const BackwardTable backward_default;
 #if defined(__x86_64__)
 extern const KernelTable kernels_avx2;
+extern const BackwardTable backward_avx2;
 extern const KernelTable kernels_avx512;
+extern const BackwardTable backward_avx512;
 #endif
 
 } // namespace torch_maxpool::cpu

@@ -1,22 +1,11 @@
 // Every kernel, once. Included by kernels_*.cpp inside a namespace of its own and, where the instruction set needs it, a
 // target region, after kVectorBytes: so these files include nothing else, use no std:: templates, and give everything
-// internal linkage.
+// internal linkage. The backward and the rest are compiled beside each other, as files of their own.
 #include "kernels/types.inl"
 #include "kernels/vectors.inl"
 #include "kernels/lanes.inl"
 #include "kernels/windows.inl"
-#include "kernels/columns.inl"
-#include "kernels/run.inl"
-#include "kernels/strips.inl"
-#include "kernels/slices.inl"
-#include "kernels/plan_strips.inl"
-#include "kernels/lines.inl"
-#include "kernels/tile_rows.inl"
-#include "kernels/tile.inl"
-#include "kernels/sliding.inl"
-#include "kernels/channels.inl"
-#include "kernels/places.inl"
-#include "kernels/indices.inl"
+#if defined(TORCH_MAXPOOL_BACKWARD)
 #include "kernels/sums.inl"
 #include "kernels/offsets.inl"
 #include "kernels/disjoint.inl"
@@ -34,4 +23,18 @@
 #include "kernels/direct.inl"
 #include "kernels/direct_channels.inl"
 #include "kernels/backward.inl"
+#else
+#include "kernels/columns.inl"
+#include "kernels/run.inl"
+#include "kernels/strips.inl"
+#include "kernels/slices.inl"
+#include "kernels/plan_strips.inl"
+#include "kernels/lines.inl"
+#include "kernels/tile_rows.inl"
+#include "kernels/tile.inl"
+#include "kernels/sliding.inl"
+#include "kernels/channels.inl"
+#include "kernels/places.inl"
+#include "kernels/indices.inl"
 #include "kernels/table.inl"
+#endif

@@ -25,6 +25,10 @@ inline constexpr int kVectorBytes = 32;
 #endif
 
 namespace torch_maxpool::cpu {
-const KernelTable kernels_avx2 = avx2::table("avx2");
+#if defined(TORCH_MAXPOOL_BACKWARD)
+const BackwardTable backward_avx2 = avx2::backward_table();
+#else
+const KernelTable kernels_avx2 = avx2::table("avx2", backward_avx2);
+#endif
 } // namespace torch_maxpool::cpu
 #endif

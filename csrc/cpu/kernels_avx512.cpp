@@ -28,6 +28,10 @@ inline constexpr int kVectorBytes = 64;
 #endif
 
 namespace torch_maxpool::cpu {
-const KernelTable kernels_avx512 = avx512::table("avx512");
+#if defined(TORCH_MAXPOOL_BACKWARD)
+const BackwardTable backward_avx512 = avx512::backward_table();
+#else
+const KernelTable kernels_avx512 = avx512::table("avx512", backward_avx512);
+#endif
 } // namespace torch_maxpool::cpu
 #endif

@@ -11,6 +11,10 @@ inline constexpr int kVectorBytes = 16;
 #include "kernels.inl"
 } // namespace baseline
 
-const KernelTable kernels_default = baseline::table("default");
+#if defined(TORCH_MAXPOOL_BACKWARD)
+const BackwardTable backward_default = baseline::backward_table();
+#else
+const KernelTable kernels_default = baseline::table("default", backward_default);
+#endif
 
 } // namespace torch_maxpool::cpu

@@ -43,4 +43,8 @@ BackwardPlan plan_backward(const BackwardParams& p) {
   return cheapest.plan;
 }
 
+constexpr BackwardTable backward_table() {
+  return {{plan_backward<double>, plan_backward<float>, plan_backward<Half>, plan_backward<Bfloat>}};
+}
+
 } // namespace

@@ -1,4 +1,4 @@
-// Which family computes what, and the table of one instruction set.
+// Which family computes a forward, and the table of one instruction set.
 
 namespace {
 
@@ -79,7 +79,7 @@ ForwardPlan plan_forward(const ForwardParams& p) {
   return plan_single<T>(p);
 }
 
-constexpr KernelTable table(const char* name) {
+constexpr KernelTable table(const char* name, const BackwardTable& backward) {
   return {
       name,
       {plan_forward<double>,
@@ -91,7 +91,7 @@ constexpr KernelTable table(const char* name) {
        plan_forward<int16_t>,
        plan_forward<int32_t>,
        plan_forward<int64_t>},
-      {plan_backward<double>, plan_backward<float>, plan_backward<Half>, plan_backward<Bfloat>},
+      backward.plan,
       places,
   };
 }

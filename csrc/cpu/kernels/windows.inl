@@ -180,6 +180,44 @@ inline ForwardPlan plan_windows(const ForwardParams& p) {
   return plan;
 }
 
+enum : int64_t { kNoElement = -1, kBadOffset = -2 };
+
+// Where the element lies that an offset names, in each dimension.
+struct Place {
+  int64_t d, h, w;
+};
+
+inline bool tap_is_in(const Taps& taps, int64_t tap) {
+  return tap >= taps.first && tap < taps.last;
+}
+
+// Fills `place`; returns 0, kNoElement (an empty window, whatever the offset) or kBadOffset.
+inline int64_t resolve(
+    const Shape& shape,
+    const Taps& td,
+    const Taps& th,
+    const Taps& tw,
+    int64_t offset,
+    Place& place) {
+  if (is_empty(td) || is_empty(th) || is_empty(tw)) {
+    return kNoElement;
+  }
+  if (offset < 0) {
+    return kBadOffset;
+  }
+  const int64_t rest = offset / shape.w.kernel;
+  const int64_t c = offset - rest * shape.w.kernel;
+  const int64_t a = rest / shape.h.kernel;
+  const int64_t b = rest - a * shape.h.kernel;
+  if (!tap_is_in(td, a) || !tap_is_in(th, b) || !tap_is_in(tw, c)) {
+    return kBadOffset;
+  }
+  place.d = td.start + a * shape.d.dilation;
+  place.h = th.start + b * shape.h.dilation;
+  place.w = tw.start + c * shape.w.dilation;
+  return 0;
+}
+
 // True where no two windows share an element.
 inline bool is_disjoint(const Axis& axis) {
   return axis.output == 1 || (axis.kernel - 1) * axis.dilation < axis.stride;
