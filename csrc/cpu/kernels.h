@@ -93,6 +93,7 @@ struct PlaneView {
   int64_t output_pitch;
   void* ring; // scratch for rows that windows share, or null
   bool touch; // the input comes from beyond the nearest caches: see `touch` in vectors.inl
+  bool fetch; // it comes from beyond the nearest caches, or from the last: see `fetch` there
 };
 
 struct ForwardPlan;
@@ -110,7 +111,7 @@ struct ForwardPlan {
   int64_t scratch_bytes;
   // Families "strips" and "slices": a unit is a block of rows of one plane (through all depths: "slices").
   bool stream; // the output passes by the cache
-  bool touch; // see PlaneView
+  bool touch, fetch; // see PlaneView
   PoolPlane pool;
   PoolPlane pool_exact; // null: windows one by one
   // Families "tile" and "sliding": a unit is a block of rows x columns of the output, through all depths of one group of planes.

@@ -114,6 +114,7 @@ inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
   plan.units = planes * plan.row_blocks;
   // Only whole vectors or halves: a line that is streamed and stored to is written twice.
   plan.stream = written >= p.stream_bytes && shape.w.output * size % static_cast<int64_t>(sizeof(HalfVector)) == 0;
+  plan.fetch = is_worth_fetching(planes * shape.h.output * row_bytes + written);
   // Windows of one row are read in the order of memory anyway.
   plan.touch = (shape.h.kernel > 1 || shape.d.kernel > 1) &&
       is_worth_touching(shape.batch * shape.channels * shape.d.input * shape.h.output * row_bytes, p.stream_bytes);

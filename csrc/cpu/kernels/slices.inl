@@ -143,6 +143,7 @@ inline bool pool_slices(
     view.first_slice = 0;
     view.last_slice = 1;
     view.touch = plan.touch;
+    view.fetch = plan.fetch;
     T* const output = static_cast<T*>(view.output) + begin * width;
     uint8_t* const offsets = kIndexed ? view.offsets + begin * width : nullptr;
     view.output_pitch = width; // in scratch as in the output

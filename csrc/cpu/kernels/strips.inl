@@ -168,6 +168,7 @@ struct StripPlane {
   bool in_halves; // rows of the output are aligned to half a vector only
   const T* first_column; // of row 0 of the input
   int64_t touched_columns; // all or none
+  bool fetch;
 };
 
 // kRows: rows of a window, kKernel or 1.
@@ -180,7 +181,7 @@ struct Strips {
   static constexpr int kLanes = L::kLanes;
   static constexpr int kShared = kRows > kStride ? kRows - kStride : 0; // rows that a window shares with the next
 
-  static constexpr bool kRolls = sizeof(typename L::V) == kVectorBytes; // the rows of large planes are long
+  static constexpr bool kIsWide = sizeof(typename L::V) == kVectorBytes; // the rows of large tensors are long
 
   // Champions of strips, from order_of().
   template <Edge kEdge>
@@ -275,12 +276,18 @@ struct Strips {
     return best;
   }
 
-  // One strip of rows [begin, end), whose windows lie within the plane's rows; `from` is tap 0 of the first.
-  template <Edge kEdge>
+  // One strip of rows [begin, end), whose windows lie within the plane's rows; `from` is tap 0 of the first. kFetch: with
+  // the same strip of the rows below, which are the next block's or the next plane's.
+  template <Edge kEdge, bool kFetch>
   static Mask walk(Plane plane, const T* from, int64_t column, int64_t begin, int64_t end) {
     const bool is_last = column == plane.columns.last;
+    [[maybe_unused]] const int64_t ahead = (end - begin) * kStride * plane.input_pitch;
+    [[maybe_unused]] const int64_t ahead_to = (end - begin) * plane.output_pitch;
     Mask noted = {};
     const auto row = [&](int64_t t) {
+      if constexpr (kFetch) {
+        fetch(from + t * plane.input_pitch + ahead);
+      }
       return across<L, kIndexed, kKernel, kStride, kEdge>(from + t * plane.input_pitch, is_last, noted);
     };
     Best a = row(0);
@@ -302,13 +309,17 @@ struct Strips {
       } else {
         a = b;
       }
+      if constexpr (kFetch && kStride == 1) { // as much is written as is read
+        fetch<1, true>(plane.output + r * plane.output_pitch + column + ahead_to);
+      }
       store(plane, r, column, in_columns_of<kEdge>(best));
     }
     return noted;
   }
 
-  // One row of the output, from rows [first, last) of its windows, the first of which is row `start` of the input.
-  template <bool kDeep>
+  // One row of the output, from rows [first, last) of its windows, the first of which is row `start` of the input. kFetch:
+  // with as much of the input as the row reads, further on.
+  template <bool kDeep, bool kFetch>
   static TORCH_MAXPOOL_INLINE void one_row(
       const Plane& plane,
       int64_t r,
@@ -320,18 +331,22 @@ struct Strips {
     // not covered: a gap in gcov's counts
     for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) __attribute__((always_inline)) {
       const bool is_last = column == plane.columns.last;
+      if constexpr (kFetch) {
+        const T* const read = plane.first_column + start * plane.input_pitch + column * kStride * kRows;
+        fetch<kRows * kStride * static_cast<int>(sizeof(typename L::V))>(read + kFetchedAhead / sizeof(T));
+      }
       const Best best = window<kEdge, kDeep>(plane, from + column * kStride, first, last, is_last, noted);
       store(plane, r, column, in_columns_of<kEdge>(best));
     });
   }
 
   // Rows [begin, end), whose windows lie within the plane's rows, one after the other; `stride`: of the windows' rows.
-  template <bool kDeep>
+  template <bool kDeep, bool kFetch>
   static Mask whole_rows(Plane plane, int64_t start, int64_t stride, int64_t begin, int64_t end) {
     Mask noted = {};
     for (int64_t r = begin; r < end; ++r, start += stride) {
       touch_rows(plane, start, plane.touched_columns >= kTouchedAlone ? kRows : 0);
-      one_row<kDeep>(plane, r, start, 0, kRows, noted);
+      one_row<kDeep, kFetch>(plane, r, start, 0, kRows, noted);
     }
     return noted;
   }
@@ -339,7 +354,7 @@ struct Strips {
   // A row whose windows reach padding.
   static Mask edge_row(Plane plane, int64_t r, const Taps& taps) {
     Mask noted = {};
-    one_row<true>(plane, r, taps.start, taps.first, taps.last, noted);
+    one_row<true, false>(plane, r, taps.start, taps.first, taps.last, noted);
     return noted;
   }
 
@@ -387,7 +402,7 @@ struct Strips {
     const int64_t start = taps_of(shape.h, first).start;
     if constexpr (kShared > 0) {
       const T* const from = plane.input + start * plane.input_pitch;
-      if constexpr (kRolls) {
+      if constexpr (kIsWide) {
         if (ring) {
           join(noted, roll(plane, from, ring, first, stop));
           edge_rows(stop, end);
@@ -396,12 +411,19 @@ struct Strips {
       }
       touch_rows(plane, start, (stop - first - 1) * kStride + kRows);
       for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) {
-        join(noted, walk<kEdge>(plane, from + column * kStride, column, first, stop));
+        constexpr bool kFetch = kIsWide && kEdge == Edge::kNone;
+        const T* const strip = from + column * kStride;
+        join(
+            noted,
+            kFetch && plane.fetch ? walk<kEdge, kFetch>(plane, strip, column, first, stop)
+                                  : walk<kEdge, false>(plane, strip, column, first, stop));
       });
-    } else if (plane.last_slice - plane.first_slice == 1 && plane.first_slice == 0) {
-      join(noted, whole_rows<false>(plane, start, shape.h.stride, first, stop));
+    } else if (plane.last_slice - plane.first_slice > 1 || plane.first_slice > 0) {
+      join(noted, whole_rows<true, false>(plane, start, shape.h.stride, first, stop));
+    } else if (plane.fetch) {
+      join(noted, whole_rows<false, kIsWide>(plane, start, shape.h.stride, first, stop));
     } else {
-      join(noted, whole_rows<true>(plane, start, shape.h.stride, first, stop));
+      join(noted, whole_rows<false, false>(plane, start, shape.h.stride, first, stop));
     }
     edge_rows(stop, end);
     return noted;
@@ -427,6 +449,7 @@ struct Strips {
     Mask noted = {};
     for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) __attribute__((always_inline)) {
       const bool is_last = column == plane.columns.last;
+      fetch<kStride * static_cast<int>(sizeof(typename L::V))>(from + column * kStride + kFetchedAhead / sizeof(T));
       const Best best =
           in_columns_of<kEdge>(across<L, kIndexed, kKernel, kStride, kEdge>(from + column * kStride, is_last, noted));
       store_vector(to.value + column, best.value);
@@ -514,7 +537,8 @@ bool pool_plane(const ForwardParams& p, const PlaneView& view, bool stream, int6
       stream,
       !is_aligned_plane<typename L::V>(view, sizeof(T)),
       static_cast<const T*>(view.input),
-      view.touch ? p.shape.w.input : 0};
+      view.touch ? p.shape.w.input : 0,
+      view.fetch};
   const auto noted = Strips<L, kIndexed, kKernel, kStride, kRows>::rows(p.shape, plane, view.ring, begin, end);
   return !L::is_strange(noted, p);
 }
@@ -535,6 +559,7 @@ inline PlaneView plane_view(const ForwardParams& p, const Row& row) {
       p.offsets ? static_cast<uint8_t*>(p.offsets) + to : nullptr,
       out.h,
       nullptr,
+      false,
       false};
 }
 
@@ -571,6 +596,7 @@ void forward_strips(const ForwardParams& p, const ForwardPlan& plan, void* scrat
     PlaneView view = plane_view<T>(p, row);
     view.ring = plan.scratch_bytes > 0 ? scratch : nullptr;
     view.touch = plan.touch;
+    view.fetch = plan.fetch;
     pool_rows<T>(p, plan, row, view, first, last);
   }
   stream_fence();

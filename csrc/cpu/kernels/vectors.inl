@@ -446,4 +446,21 @@ TORCH_MAXPOOL_INLINE void touch(const T* from, int64_t count) {
   touch_bytes(reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(from + count));
 }
 
+// Whether tensors of so many bytes in all do not stay in the nearest caches from one call to the next, so that asking for
+// them ahead of time saves more than it costs (measured on Zen 3: 1.05 to 1.8 times as fast; smaller ones 0.95).
+inline bool is_worth_fetching(int64_t bytes) {
+  return bytes >= int64_t{2} << 20;
+}
+
+inline constexpr int64_t kFetchedAhead = 8192; // bytes, of what is read in its order
+
+// Asks for the lines of kBytes, which may lie beyond the tensor, and waits for nothing.
+template <int kBytes = 1, bool kToWrite = false>
+TORCH_MAXPOOL_INLINE void fetch(const void* at) {
+  constexpr int kLine = 64;
+  for (int i = 0; i < kBytes; i += kLine) {
+    __builtin_prefetch(static_cast<const char*>(at) + i, kToWrite);
+  }
+}
+
 } // namespace
