@@ -137,6 +137,7 @@ struct BackwardPlan {
   int64_t scratch_bytes;
   bool stream; // grad_input passes by the cache
   bool touch; // grad_output comes from beyond the nearest caches: see `touch` in vectors.inl
+  bool fetch; // so do both, or from the last: see `fetch` there
   // Family "gather": a unit is a block of rows x columns of places (gather.inl) of one plane, through all depths.
   int64_t row_blocks, column_blocks; // units per plane
   int64_t block_rows, block_columns;

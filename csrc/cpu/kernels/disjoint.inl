@@ -49,11 +49,20 @@ struct SpreadRows {
   int64_t readable; // elements of grad and offsets
 };
 
+// How rows are written: as they are, with those further on asked for ahead of time, or past the cache.
+enum class Way { kStore, kFetch, kStream };
+
+inline constexpr int64_t kSpreadAhead = 2048; // bytes
+
 // kLanes windows from `o` on: kStep vectors in each row.
-template <class S, int kStep, bool kStream, class T>
+template <class S, int kStep, Way kWay, class T>
 TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   typedef typename S::V V;
   typedef MakeSequence<S::kLanes> All;
+  constexpr int64_t kAhead = kSpreadAhead / static_cast<int64_t>(sizeof(T));
+  if constexpr (kWay != Way::kStore) {
+    fetch(rows.grad + o + kAhead);
+  }
   const V value = held(S::load(rows.grad + o));
   const TapLanes offset = load_offsets<S::kLanes>(rows.offsets + o);
   constexpr int kPatterns = S::kLanes < kStep ? kStep / S::kLanes : 1; // of taps in the lanes
@@ -75,10 +84,13 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   }
   T* to = rows.to + o * kStep;
   for (int64_t row = 0; row < rows.count; ++row, to += rows.pitch) {
+    if constexpr (kWay == Way::kFetch) {
+      fetch<kStep * static_cast<int>(sizeof(V)), true>(to + kAhead);
+    }
 #pragma GCC unroll 4
     for (int part = 0; part < kStep; ++part) {
       const V v = add_where<S>(V{}, values[part], offsets[part], taps[part % kPatterns]);
-      if constexpr (kStream) {
+      if constexpr (kWay == Way::kStream) {
         S::stream(to + part * S::kLanes, v);
       } else {
         S::store(to + part * S::kLanes, v);
@@ -92,14 +104,14 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
 
 // Windows [o, whole) by vectors of kVector bytes; returns up to which one they are done. The last vector may overlap the
 // one before, but for what passes by the cache: lines that are written twice are written and read back.
-template <int kVector, int kStep, bool kStream, class T>
+template <int kVector, int kStep, Way kWay, class T>
 TORCH_MAXPOOL_INLINE int64_t spread_windows(const SpreadRows<T>& rows, int64_t o, int64_t whole) {
   typedef Moved<T, kVector> S;
   for (; o + S::kLanes <= whole; o += S::kLanes) {
-    spread<S, kStep, kStream>(rows, o);
+    spread<S, kStep, kWay>(rows, o);
   }
-  if (!kStream && o < whole && whole >= S::kLanes) {
-    spread<S, kStep, false>(rows, whole - S::kLanes);
+  if (kWay != Way::kStream && o < whole && whole >= S::kLanes) {
+    spread<S, kStep, Way::kStore>(rows, whole - S::kLanes);
     o = whole;
   }
   return o;
@@ -114,26 +126,26 @@ TORCH_MAXPOOL_INLINE int64_t spread_past_end(const SpreadRows<T>& rows, int64_t 
       rows.room < (rows.count - 1) * rows.pitch + kStep * S::kLanes) {
     return 0;
   }
-  spread<S, kStep, false>(rows, 0);
+  spread<S, kStep, Way::kStore>(rows, 0);
   return whole;
 }
 
 // `whole`: windows that end within the row.
-template <int kStep, bool kStream, class T>
+template <int kStep, Way kWay, class T>
 inline void spread_rows(const SpreadRows<T>& rows, const Axis& w, int64_t whole) {
   int64_t o = 0;
-  if constexpr (!kStream) {
+  if constexpr (kWay != Way::kStream) {
     o = spread_past_end<kVectorBytes, kStep>(rows, whole);
     if constexpr (kVectorBytes > 32) {
       o = o > 0 ? o : spread_past_end<32, kStep>(rows, whole);
     }
   }
-  o = o > 0 ? o : spread_windows<kVectorBytes, kStep, kStream>(rows, 0, whole);
+  o = o > 0 ? o : spread_windows<kVectorBytes, kStep, kWay>(rows, 0, whole);
   if constexpr (kVectorBytes > 32) {
-    o = spread_windows<32, kStep, kStream>(rows, o, whole);
+    o = spread_windows<32, kStep, kWay>(rows, o, whole);
   }
   if constexpr (kVectorBytes > 16) {
-    o = spread_windows<16, kStep, kStream>(rows, o, whole);
+    o = spread_windows<16, kStep, kWay>(rows, o, whole);
   }
   if (o * kStep == w.input) {
     return;
@@ -219,9 +231,11 @@ int64_t backward_disjoint(
       const SpreadRows<T> rows = {
           to, w.input, count, static_cast<uint8_t>(tap), grad, offsets, room_end - to, (all_rows - row) * w.output};
       if (plan.stream) {
-        spread_rows<kStep, true>(rows, w, whole);
+        spread_rows<kStep, Way::kStream>(rows, w, whole);
+      } else if (plan.fetch) {
+        spread_rows<kStep, Way::kFetch>(rows, w, whole);
       } else {
-        spread_rows<kStep, false>(rows, w, whole);
+        spread_rows<kStep, Way::kStore>(rows, w, whole);
       }
     }
     if (count < last - first) {
@@ -264,7 +278,9 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   plan.units = shape.batch * shape.channels * shape.d.input * row_groups(shape.h);
   plan.scratch_bytes = 2 * w.output;
   const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));
-  plan.stream = streams_rows(p, row_bytes, shape.batch * shape.channels * shape.d.input * shape.h.input * row_bytes);
+  const int64_t bytes = shape.batch * shape.channels * shape.d.input * shape.h.input * row_bytes;
+  plan.stream = streams_rows(p, row_bytes, bytes);
+  plan.fetch = is_worth_fetching(bytes / 2);
   const int64_t lanes = Moved<T>::kLanes;
   const int64_t vectors = (w.output + lanes - 1) / lanes * w.stride;
   const int64_t by_element = w.output * 2 > lanes ? w.input % w.stride > 0 ? 7 : 0 : w.input;

@@ -15,6 +15,7 @@ struct WalkedPlane {
   const uint8_t* offsets;
   T* to;
   Axis h, w;
+  bool fetch; // it comes from beyond the nearest caches: see `fetch` in vectors.inl
   uint8_t first_tap; // 0, which the compiler does not know: it would rather make taps anew than keep them
 };
 
@@ -116,7 +117,7 @@ inline constexpr int64_t kWalkReach = 2 * Sums<T>::kLanes;
 template <class T>
 struct WalkedWindows {
   const BackwardParams& p;
-  const bool touches;
+  const bool touches, fetches;
   const RowCheck check;
   const int64_t room; // of the copies
   T* const grads;
@@ -134,6 +135,7 @@ struct WalkedWindows {
   WalkedWindows(const BackwardParams& params, const BackwardPlan& plan, void* scratch)
       : p(params),
         touches(plan.touch),
+        fetches(plan.fetch),
         check(params.shape, static_cast<uint8_t*>(scratch)),
         room(room_of(plan, params.shape.h, params.shape.w)),
         grads(reinterpret_cast<T*>(static_cast<char*>(scratch) + check_bytes(params.shape.w))),
@@ -151,6 +153,7 @@ struct WalkedWindows {
         static_cast<T*>(p.grad_input) + q * h.input * w.input,
         h,
         w,
+        fetches,
         static_cast<uint8_t>(p.shape.d.kernel - 1)};
     if (rows.begin >= rows.end) {
       return -1;

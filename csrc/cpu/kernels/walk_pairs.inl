@@ -55,7 +55,8 @@ struct WalkPairs {
 
   // Places [begin, end) along the height, two rows each, of kStrip columns from `x` on. kEdge: some of them ask windows that
   // do not exist, or do not exist themselves; those are written where rows before `bottom` follow, which are written later.
-  template <bool kOddFirst, bool kEdge>
+  // kFetch: with the same strip of the places below, which are the next block's or the next plane's.
+  template <bool kOddFirst, bool kEdge, bool kFetch>
   static TORCH_MAXPOOL_INLINE void strip(
       const WalkedPlane<T>& plane,
       int64_t x,
@@ -85,6 +86,9 @@ struct WalkPairs {
       Pairs odd = {};
       next = {};
       if (r >= 0 && r < plane.h.output) {
+        if constexpr (kFetch) {
+          fetch(grads + (end - begin) * plane.w.output);
+        }
         Windows windows;
         for (int i = kKernel == 3 || kOddFirst ? 0 : 1; i < 2; ++i) {
           windows.grads[i] = held(S::load(grads + i));
@@ -102,6 +106,9 @@ struct WalkPairs {
           return;
         }
         T* const to = plane.to + row * width + x;
+        if constexpr (kFetch && !kStream) {
+          fetch<static_cast<int>(kStrip * sizeof(T)), true>(to + (end - begin) * 2 * width);
+        }
         if (!kEdge || room >= kStrip || (bottom - row) * width >= kStrip) {
           put<kOddFirst>(to, sums, high_only);
         } else {
@@ -118,6 +125,22 @@ struct WalkPairs {
     }
   }
 
+  template <bool kOddFirst>
+  static TORCH_MAXPOOL_INLINE void any_strip(
+      const WalkedPlane<T>& plane,
+      int64_t x,
+      bool is_edge,
+      Span places,
+      int64_t bottom) {
+    if (is_edge) {
+      strip<kOddFirst, true, false>(plane, x, places.begin, places.end, bottom);
+    } else if (plane.fetch) {
+      strip<kOddFirst, false, true>(plane, x, places.begin, places.end, bottom);
+    } else {
+      strip<kOddFirst, false, false>(plane, x, places.begin, places.end, bottom);
+    }
+  }
+
   // Places [begin, end) along the height.
   static void rows(const WalkedPlane<T> plane, int64_t begin, int64_t end) {
     const int64_t width = plane.w.input;
@@ -129,9 +152,9 @@ struct WalkPairs {
       const bool is_edge = left < 0 || left + S::kLanes + 2 > plane.w.output || width < kStrip;
       const bool odd_first = (x + plane.w.pad) % 2 != 0;
       if (odd_first) {
-        is_edge ? strip<true, true>(plane, x, begin, end, bottom) : strip<true, false>(plane, x, begin, end, bottom);
+        any_strip<true>(plane, x, is_edge, {begin, end}, bottom);
       } else {
-        is_edge ? strip<false, true>(plane, x, begin, end, bottom) : strip<false, false>(plane, x, begin, end, bottom);
+        any_strip<false>(plane, x, is_edge, {begin, end}, bottom);
       }
     }
   }
@@ -198,6 +221,7 @@ inline int64_t plan_walk_pairs(const BackwardParams& p, BackwardPlan& plan) {
   plan.run = found;
   plan.stream = stream;
   plan.touch = is_worth_touching(planes * shape.h.input * row_bytes, p.stream_bytes);
+  plan.fetch = is_worth_fetching(planes * shape.h.input * row_bytes / 2);
   const int64_t places = (shape.h.input - 1 + shape.h.pad) / 2 + 1;
   plan_walked_rows<T>(shape, places, 5 * row_bytes / 2 + shape.w.output, plan);
   plan.units = planes * plan.row_blocks;
