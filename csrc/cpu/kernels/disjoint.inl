@@ -85,7 +85,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   T* to = rows.to + o * kStep;
   for (int64_t row = 0; row < rows.count; ++row, to += rows.pitch) {
     if constexpr (kWay == Way::kFetch) {
-      fetch<kStep * static_cast<int>(sizeof(V)), true>(to + kAhead);
+      fetch<kStep* static_cast<int>(sizeof(V)), true>(to + kAhead);
     }
 #pragma GCC unroll 4
     for (int part = 0; part < kStep; ++part) {

@@ -23,7 +23,8 @@ struct SlidingScratch {
   int64_t reach; // places beyond the last column that windows read
   int64_t pitch; // places of a row
   bool keeps_all; // rows pooled across that are kept: all of a block, or two groups
-  int64_t half; // places of all rows, or of a group, and room for what vectors touch beyond
+  int64_t chunk; // windows of one row: rows that are pooled at a time
+  int64_t half; // places of all rows, of a group or of a chunk, and room for what vectors touch beyond
   int64_t copy_bytes, value_bytes, index_bytes, ends_bytes, end_index_bytes;
 
   SlidingScratch(const Shape& shape, const ForwardPlan& plan) {
@@ -36,7 +37,10 @@ struct SlidingScratch {
     const int64_t all = plan.block_rows + shape.h.kernel - 1;
     const int64_t most = all < shape.h.input ? all : shape.h.input;
     keeps_all = most <= 2 * shape.h.kernel || most * pitch * lane_bytes() <= kSlidingBytes / 4;
-    half = (keeps_all ? most : shape.h.kernel) * pitch + reach + 3 * kUnroll * L::kLanes;
+    const int64_t some = rows_across(pitch);
+    chunk = keeps_all || some > most ? most : some;
+    const int64_t rows = shape.h.kernel > 1 ? shape.h.kernel : chunk;
+    half = (keeps_all ? most : rows) * pitch + reach + 3 * kUnroll * L::kLanes;
     const int64_t places = keeps_all ? half : 2 * half;
     copy_bytes = aligned(half * lane_bytes());
     value_bytes = aligned(places * lane_bytes());
@@ -44,6 +48,10 @@ struct SlidingScratch {
     constexpr int64_t kSide = 2; // vectors, see Sliding::down
     ends_bytes = aligned(shape.h.kernel * kSide * L::kLanes * lane_bytes());
     end_index_bytes = kIndexed ? aligned(shape.h.kernel * kSide * L::kLanes * index_lane_bytes()) : 0;
+  }
+  // How many rows to pool across at a time: so few that they stay in the nearest cache from pass to pass.
+  static int64_t rows_across(int64_t pitch) {
+    return kAcrossBytes / (pitch * (lane_bytes() + (kIndexed ? index_lane_bytes() : 0))) + 1;
   }
   static int64_t lane_bytes() {
     return sizeof(typename L::Lane);
@@ -68,6 +76,7 @@ class Sliding {
       : p_(p),
         shape_(p.shape),
         size_(p.shape, plan),
+        stream_(plan.stream),
         copy_(reinterpret_cast<typename L::Lane*>(scratch)),
         kept_(line_at(scratch + size_.copy_bytes, size_.value_bytes)),
         ends_(line_at(scratch + size_.copy_bytes + size_.value_bytes + size_.index_bytes, size_.ends_bytes)) {}
@@ -92,6 +101,10 @@ class Sliding {
         for_strips(block, 0, [&](int64_t column) { walk_five(block, clamp(start), column); });
         return !L::is_strange(strange_, p_);
       }
+    }
+    if (group == 1) {
+      pool_rows_alone(block);
+      return !L::is_strange(strange_, p_);
     }
     if (size_.keeps_all) {
       across(block, clamp(start), stop, 0);
@@ -167,12 +180,9 @@ class Sliding {
     fill_lowest<L>(copy_ + (end - begin) * pitch, size_.reach);
   }
 
-  // Rows [begin, end) pooled across, to place `to` of the kept ones and on; long rows by few, which stay in the nearest
-  // cache from pass to pass.
+  // Rows [begin, end) pooled across, to place `to` of the kept ones and on; long rows by few.
   void across(const SlidingBlock& block, int64_t begin, int64_t end, int64_t to) {
-    constexpr int64_t kPlace = sizeof(typename L::Lane) + (kIndexed ? sizeof(typename L::Index) : 0);
-    const int64_t some = kAcrossBytes / (size_.pitch * kPlace) + 1;
-    const int64_t step = size_.keeps_all ? shape_.h.input : some;
+    const int64_t step = size_.keeps_all ? shape_.h.input : size_.rows_across(size_.pitch);
     for (; begin < end; begin += step, to += step * size_.pitch) {
       const int64_t rows = end - begin < step ? end - begin : step;
       copy(block, begin, begin + rows);
@@ -180,6 +190,19 @@ class Sliding {
       slide_across<L, kIndexed>(copy_, line, rows * size_.pitch, shape_.w.kernel, shape_.w.dilation);
       if constexpr (kIndexed) {
         name_first_columns(block, line, rows);
+      }
+    }
+  }
+
+  // Windows of one row: none meets another row.
+  void pool_rows_alone(const SlidingBlock& block) {
+    for (int64_t first = 0; first < block.rows; first += size_.chunk) {
+      const int64_t rows = block.rows - first < size_.chunk ? block.rows - first : size_.chunk;
+      across(block, block.row + first, block.row + first + rows, 0);
+      for (int64_t r = 0; r < rows; ++r) {
+        for_strips(block, 0, [&](int64_t column) __attribute__((always_inline)) {
+          store(first + r, column, taken(kept_, r * size_.pitch + column), 0);
+        });
       }
     }
   }
@@ -317,6 +340,15 @@ class Sliding {
       }
       return bests;
     };
+    // Many rows do not stay in the nearest cache, and columns are not read in the order of memory (measured on Zen 3; with
+    // tap numbers there is work enough meanwhile).
+    constexpr int64_t kRowsAhead = 4;
+    const bool fetches = !kIndexed && !size_.keeps_all && group >= 16;
+    const auto fetch_row = [&](const Line<L>& from, int64_t j) __attribute__((always_inline)) {
+      if (fetches) {
+        fetch(from.value + j * size_.pitch + column);
+      }
+    };
     const auto keep_ending = [&](int64_t j, const Bests& bests) __attribute__((always_inline)) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
@@ -330,6 +362,7 @@ class Sliding {
       Bests bests = row(here, end - 1);
       keep_ending(end - 1, bests);
       for (int64_t j = end - 2; j >= first; --j) {
+        fetch_row(here, j - kRowsAhead);
         Bests earlier = row(here, j);
         earlier.meet(bests);
         bests = earlier;
@@ -346,6 +379,9 @@ class Sliding {
       return bests;
     };
     const auto store_all = [&](int64_t j, const Bests& bests) __attribute__((always_inline)) {
+      if (fetches) {
+        fetch<1, true>(values_ + (at + j + 2 * kRowsAhead) * p_.output_strides.h + column);
+      }
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         store(at + j, column + v * kLanes, bests.best[v], j);
@@ -362,6 +398,7 @@ class Sliding {
     Bests beginning = row(next, group);
     for (int64_t j = 1; j < count; ++j) {
       if (j > 1 && j <= more) {
+        fetch_row(next, group + j - 1 + kRowsAhead);
         beginning.meet(row(next, group + j - 1));
       }
       Bests bests = ending(j);
@@ -372,7 +409,11 @@ class Sliding {
 
   TORCH_MAXPOOL_INLINE void store(int64_t row, int64_t column, Best best, int64_t j) const {
     const int64_t to = row * p_.output_strides.h + column;
-    L::store(values_ + to, best.value);
+    if constexpr (sizeof(T) == sizeof(typename L::Lane)) {
+      stream_ ? L::stream(values_ + to, best.value) : L::store(values_ + to, best.value);
+    } else {
+      L::store(values_ + to, best.value);
+    }
     if constexpr (kIndexed) {
       store_offsets<L>(offsets_ + to, best.index - splat_index<L>(j * shape_.w.kernel));
     }
@@ -385,6 +426,7 @@ class Sliding {
   const ForwardParams& p_;
   const Shape& shape_;
   const SlidingScratch<L, kIndexed> size_;
+  const bool stream_;
   typename L::Lane* const copy_;
   const Line<L> kept_;
   const Line<L> ends_;
@@ -427,6 +469,9 @@ void forward_sliding(const ForwardParams& p, const ForwardPlan& plan, void* scra
       }
     }
   }
+  if (plan.stream) {
+    stream_fence();
+  }
 }
 
 template <class L, bool kIndexed>
@@ -453,6 +498,14 @@ inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardP
   plan.run = run;
   plan.units = shape.batch * shape.channels * shape.d.output * plan.row_blocks * plan.column_blocks;
   plan.scratch_bytes = SlidingScratch<L, kIndexed>(shape, plan).total();
+  // Rows alone, which are written in their order, in whole vectors.
+  const auto is_whole = [](int64_t elements) {
+    return elements * static_cast<int64_t>(sizeof(typename L::Element)) % kVectorBytes == 0;
+  };
+  const int64_t written =
+      plan.units * plan.block_rows * plan.block_columns * static_cast<int64_t>(sizeof(typename L::Element));
+  plan.stream = group == 1 && written >= p.stream_bytes && is_whole(shape.w.output) && is_whole(plan.block_columns) &&
+      is_aligned<typename L::V>(p.output);
   return true;
 }
 

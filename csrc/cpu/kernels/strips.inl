@@ -333,7 +333,7 @@ struct Strips {
       const bool is_last = column == plane.columns.last;
       if constexpr (kFetch) {
         const T* const read = plane.first_column + start * plane.input_pitch + column * kStride * kRows;
-        fetch<kRows * kStride * static_cast<int>(sizeof(typename L::V))>(read + kFetchedAhead / sizeof(T));
+        fetch<kRows * kStride* static_cast<int>(sizeof(typename L::V))>(read + kFetchedAhead / sizeof(T));
       }
       const Best best = window<kEdge, kDeep>(plane, from + column * kStride, first, last, is_last, noted);
       store(plane, r, column, in_columns_of<kEdge>(best));
@@ -449,7 +449,7 @@ struct Strips {
     Mask noted = {};
     for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) __attribute__((always_inline)) {
       const bool is_last = column == plane.columns.last;
-      fetch<kStride * static_cast<int>(sizeof(typename L::V))>(from + column * kStride + kFetchedAhead / sizeof(T));
+      fetch<kStride* static_cast<int>(sizeof(typename L::V))>(from + column * kStride + kFetchedAhead / sizeof(T));
       const Best best =
           in_columns_of<kEdge>(across<L, kIndexed, kKernel, kStride, kEdge>(from + column * kStride, is_last, noted));
       store_vector(to.value + column, best.value);
