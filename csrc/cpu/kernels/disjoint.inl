@@ -60,6 +60,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   typedef typename S::V V;
   typedef MakeSequence<S::kLanes> All;
   constexpr int64_t kAhead = kSpreadAhead / static_cast<int64_t>(sizeof(T));
+  [[maybe_unused]] constexpr int kRowBytes = kStep * static_cast<int>(sizeof(V)); // written in each row
   if constexpr (kWay != Way::kStore) {
     fetch(rows.grad + o + kAhead);
   }
@@ -85,7 +86,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   T* to = rows.to + o * kStep;
   for (int64_t row = 0; row < rows.count; ++row, to += rows.pitch) {
     if constexpr (kWay == Way::kFetch) {
-      fetch<kStep* static_cast<int>(sizeof(V)), true>(to + kAhead);
+      fetch<kRowBytes, true>(to + kAhead);
     }
 #pragma GCC unroll 4
     for (int part = 0; part < kStep; ++part) {

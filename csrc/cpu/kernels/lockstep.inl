@@ -167,8 +167,8 @@ struct Lockstep {
             continue;
           }
           const int64_t from = (row + i) * width + begin;
-          prefetch(work.grads + from + kSteps, kSteps * static_cast<int64_t>(sizeof(T)));
-          prefetch(work.offsets + from + kSteps, kSteps * static_cast<int64_t>(sizeof(Offset)));
+          fetch<kSteps * sizeof(T)>(work.grads + from + kSteps);
+          fetch<kSteps * sizeof(Offset)>(work.offsets + from + kSteps);
           const bool is_inner = end - begin == steps && begin >= inner.begin && end <= inner.end;
           if (is_inner && list_inner(work, static_cast<int>(i), row + i, begin, steps)) {
             continue;
@@ -201,13 +201,6 @@ struct Lockstep {
       __builtin_memset(work.sums + q * in.c + cleared, 0, static_cast<size_t>(to - cleared) * sizeof(Sum));
     }
     cleared = to > cleared ? to : cleared;
-  }
-
-  // May pass the end of the tensor.
-  static void prefetch(const void* from, int64_t bytes) {
-    for (int64_t at = 0; at < bytes; at += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(at)));
-    }
   }
 
   // Fills `windows` for outputs from `at` on, through rows.

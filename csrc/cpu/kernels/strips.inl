@@ -181,6 +181,7 @@ struct Strips {
   static constexpr int kLanes = L::kLanes;
   static constexpr int kShared = kRows > kStride ? kRows - kStride : 0; // rows that a window shares with the next
 
+  static constexpr int kStripBytesRead = kStride * static_cast<int>(sizeof(typename L::V)); // of one row
   static constexpr bool kIsWide = sizeof(typename L::V) == kVectorBytes; // the rows of large tensors are long
 
   // Champions of strips, from order_of().
@@ -333,7 +334,7 @@ struct Strips {
       const bool is_last = column == plane.columns.last;
       if constexpr (kFetch) {
         const T* const read = plane.first_column + start * plane.input_pitch + column * kStride * kRows;
-        fetch<kRows * kStride* static_cast<int>(sizeof(typename L::V))>(read + kFetchedAhead / sizeof(T));
+        fetch<kRows * kStripBytesRead>(read + kFetchedAhead / sizeof(T));
       }
       const Best best = window<kEdge, kDeep>(plane, from + column * kStride, first, last, is_last, noted);
       store(plane, r, column, in_columns_of<kEdge>(best));
@@ -449,7 +450,7 @@ struct Strips {
     Mask noted = {};
     for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) __attribute__((always_inline)) {
       const bool is_last = column == plane.columns.last;
-      fetch<kStride* static_cast<int>(sizeof(typename L::V))>(from + column * kStride + kFetchedAhead / sizeof(T));
+      fetch<kStripBytesRead>(from + column * kStride + kFetchedAhead / sizeof(T));
       const Best best =
           in_columns_of<kEdge>(across<L, kIndexed, kKernel, kStride, kEdge>(from + column * kStride, is_last, noted));
       store_vector(to.value + column, best.value);
