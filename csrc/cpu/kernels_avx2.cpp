@@ -4,6 +4,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+// prfchw: processors with AVX2 that lack it (Haswell) take its instruction for none.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2,prfchw"))), apply_to = function)
 #else
