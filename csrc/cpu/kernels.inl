@@ -33,6 +33,7 @@
 #include "kernels/tile_rows.inl"
 #include "kernels/tile.inl"
 #include "kernels/sliding.inl"
+#include "kernels/plan_sliding.inl"
 #include "kernels/channels.inl"
 #include "kernels/places.inl"
 #include "kernels/indices.inl"

@@ -42,7 +42,7 @@ TORCH_MAXPOOL_INLINE void put(const Line<L>& line, int64_t i, const Champions<L,
 // each. In place: ascending, each element is read before it is written. kFresh: values come from `fresh`, which may be
 // line.value, and no numbers stand in line.index yet.
 template <class L, bool kIndexed, bool kFresh, int kTaps>
-inline void meet_taps_of(const Line<L>& line, typename L::Lane* fresh, int64_t count, int64_t step, int64_t weight) {
+inline void meet_taps_of(Line<L> line, typename L::Lane* fresh, int64_t count, int64_t step, int64_t weight) {
   const Line<L> from = {kFresh ? fresh : line.value, line.index};
   constexpr int kLanes = L::kLanes;
   typename L::IV more[kTaps] = {};

@@ -9,6 +9,7 @@ namespace {
 
 inline constexpr int64_t kSlidingBytes = 512 * 1024; // wanted size of the rows kept
 inline constexpr int64_t kAcrossBytes = 8 * 1024; // of rows that are pooled across at a time
+inline constexpr int kMostAbreast = 8; // vectors of columns that are pooled down side by side
 
 // A block of the output and what it reads. Rows are those of the input unless said otherwise.
 struct SlidingBlock {
@@ -45,9 +46,8 @@ struct SlidingScratch {
     copy_bytes = aligned(half * lane_bytes());
     value_bytes = aligned(places * lane_bytes());
     index_bytes = kIndexed ? aligned(places * index_lane_bytes()) : 0;
-    constexpr int64_t kSide = 2; // vectors, see Sliding::down
-    ends_bytes = aligned(shape.h.kernel * kSide * L::kLanes * lane_bytes());
-    end_index_bytes = kIndexed ? aligned(shape.h.kernel * kSide * L::kLanes * index_lane_bytes()) : 0;
+    ends_bytes = aligned(shape.h.kernel * kMostAbreast * L::kLanes * lane_bytes());
+    end_index_bytes = kIndexed ? aligned(shape.h.kernel * kMostAbreast * L::kLanes * index_lane_bytes()) : 0;
   }
   // How many rows to pool across at a time: so few that they stay in the nearest cache from pass to pass.
   static int64_t rows_across(int64_t pitch) {
@@ -77,6 +77,7 @@ class Sliding {
         shape_(p.shape),
         size_(p.shape, plan),
         stream_(plan.stream),
+        fetch_(plan.fetch),
         copy_(reinterpret_cast<typename L::Lane*>(scratch)),
         kept_(line_at(scratch + size_.copy_bytes, size_.value_bytes)),
         ends_(line_at(scratch + size_.copy_bytes + size_.value_bytes + size_.index_bytes, size_.ends_bytes)) {}
@@ -88,8 +89,7 @@ class Sliding {
     const int64_t slice = taps_of(shape_.d, block.d).start;
     input_ = static_cast<const T*>(p_.input) + block.n * in.n + block.c * in.c + slice * in.d;
     const int64_t to = block.n * out.n + block.c * out.c + block.d * out.d + block.row * out.h + block.column;
-    values_ = static_cast<T*>(p_.output) + to;
-    offsets_ = kIndexed ? static_cast<Offset*>(p_.offsets) + to : nullptr;
+    output_ = Results{static_cast<T*>(p_.output), static_cast<Offset*>(p_.offsets)}.from(to);
     strange_ = Mask{};
     const int64_t group = shape_.h.kernel;
     const int64_t start = block.row - shape_.h.pad; // first row of the first window
@@ -126,7 +126,10 @@ class Sliding {
       const Line<L> ending = {kept_.value + here, kept_.index + here};
       const Line<L> beginning = {kept_.value + next, kept_.index + next};
       int64_t column = 0;
-      for (; column + kSide * kLanes <= block.columns; column += kSide * kLanes) {
+      for (; column + kWide * kLanes <= block.columns; column += kWide * kLanes) {
+        down<kWide>(block, at, column, ending, beginning);
+      }
+      for (; kSide < kWide && column + kSide * kLanes <= block.columns; column += kSide * kLanes) {
         down<kSide>(block, at, column, ending, beginning);
       }
       for_strips(block, column, [&](int64_t one) { down<1>(block, at, one, ending, beginning); });
@@ -140,6 +143,15 @@ class Sliding {
   }
 
  private:
+  struct Results {
+    T* values;
+    Offset* offsets; // meaningless unless indexed
+
+    TORCH_MAXPOOL_INLINE Results from(int64_t i) const {
+      return {values + i, kIndexed ? offsets + i : nullptr};
+    }
+  };
+
   static Line<L> line_at(char* at, int64_t value_bytes) {
     return {reinterpret_cast<typename L::Lane*>(at), reinterpret_cast<typename L::Index*>(at + value_bytes)};
   }
@@ -201,7 +213,8 @@ class Sliding {
       across(block, block.row + first, block.row + first + rows, 0);
       for (int64_t r = 0; r < rows; ++r) {
         for_strips(block, 0, [&](int64_t column) __attribute__((always_inline)) {
-          store(first + r, column, taken(kept_, r * size_.pitch + column), 0);
+          const Results to = output_.from((first + r) * p_.output_strides.h + column);
+          store<true>(to, taken(kept_, r * size_.pitch + column), 0);
         });
       }
     }
@@ -235,6 +248,8 @@ class Sliding {
   void copy_rows(typename L::Lane* to, const T* from, int64_t rows, int64_t count) {
     const int64_t pitch = size_.pitch;
     const int64_t input_pitch = p_.input_strides.h;
+    const bool fetches = fetch_;
+    const int64_t ahead = rows * input_pitch; // the rows to be copied next
     Mask noted = {};
     for (int64_t r = 0; r < rows; ++r, to += pitch, from += input_pitch) {
       if (count < kLanes) {
@@ -247,6 +262,9 @@ class Sliding {
       const typename L::V last = L::load(from + count - kLanes); // may overlap the vector before
       int64_t i = 0;
       for (; i + kLanes < count; i += kLanes) {
+        if (fetches) {
+          fetch(from + ahead + i);
+        }
         const typename L::V v = L::load(from + i);
         L::note(noted, v, last);
         store_vector(to + i, v);
@@ -296,7 +314,8 @@ class Sliding {
         next.value = splat<typename L::V>(L::lowest()); // below it: never a winner
       }
       if (r >= 0) {
-        store(r, column, later(later(pair0, pair2), next), start + r);
+        const Results to = output_.from(r * p_.output_strides.h + column);
+        store(to, later(later(pair0, pair2), next), 5 * (start + r));
       }
       const Best pair3 = later(here, next);
       pair0 = pair1;
@@ -306,15 +325,17 @@ class Sliding {
     }
   }
 
-  // Vectors of the output that are written side by side: whole lines of the cache, as rows far apart may share its sets.
+  // Vectors of the output that are pooled down and written side by side: whole lines of the cache, as rows far apart may
+  // share its sets, and as many of them as registers hold.
   static constexpr int kSide = sizeof(typename L::V) < 64 ? 2 : 1;
+  static constexpr int kWide = kMostAbreast / (kIndexed ? 2 : 1);
 
   template <int kVectors>
   struct Abreast {
     Best best[kVectors];
 
     TORCH_MAXPOOL_INLINE void meet(const Abreast& later) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         best[v].meet(later.best[v]);
       }
@@ -324,18 +345,25 @@ class Sliding {
   // kVectors x kLanes columns of the output's rows from `at` (within the block) on, a group of them at the most. `here`:
   // row 0 of the group in which their windows begin, at column 0; `next`: the same for rows of the group after it.
   template <int kVectors>
-  void down(const SlidingBlock& block, int64_t at, int64_t column, const Line<L>& here, const Line<L>& next) {
+  void down(const SlidingBlock& block, int64_t at, int64_t column, Line<L> here, Line<L> next) {
     typedef Abreast<kVectors> Bests;
+    // Copies, as lanes may be bytes, which could be anything when they are stored.
+    const int64_t pitch = size_.pitch;
+    const int64_t output_pitch = p_.output_strides.h;
+    const Line<L> ends = ends_;
+    const Results output = output_.from(at * output_pitch + column);
+    const int64_t input_rows = shape_.h.input;
+    const int64_t taps = shape_.w.kernel;
     const int64_t group = shape_.h.kernel;
     const int64_t begin = block.row - shape_.h.pad + at; // row 0 of the group, in the input
     const int64_t count = block.rows - at < group ? block.rows - at : group;
     const auto row = [&](const Line<L>& from, int64_t j) __attribute__((always_inline)) {
       Bests bests;
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        bests.best[v] = taken(from, j * size_.pitch + column + v * kLanes);
+        bests.best[v] = taken(from, j * pitch + column + v * kLanes);
         if constexpr (kIndexed) {
-          bests.best[v].index += splat_index<L>(j * shape_.w.kernel);
+          bests.best[v].index += splat_index<L>(j * taps);
         }
       }
       return bests;
@@ -343,21 +371,21 @@ class Sliding {
     // Many rows do not stay in the nearest cache, and columns are not read in the order of memory (measured on Zen 3; with
     // tap numbers there is work enough meanwhile).
     constexpr int64_t kRowsAhead = 4;
-    const bool fetches = !kIndexed && !size_.keeps_all && group >= 16;
+    const bool fetches = !kIndexed && fetch_ && group >= 10;
     const auto fetch_row = [&](const Line<L>& from, int64_t j) __attribute__((always_inline)) {
       if (fetches) {
-        fetch(from.value + j * size_.pitch + column);
+        fetch<kVectors * sizeof(typename L::V)>(from.value + j * pitch + column);
       }
     };
     const auto keep_ending = [&](int64_t j, const Bests& bests) __attribute__((always_inline)) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        put<L, kIndexed>(ends_, (j * kVectors + v) * kLanes, bests.best[v]);
+        put<L, kIndexed>(ends, (j * kVectors + v) * kLanes, bests.best[v]);
       }
     };
     // Ends of this group, from its last row within the input up.
     const int64_t first = begin < 0 ? -begin : 0;
-    const int64_t end = shape_.h.input - begin < group ? shape_.h.input - begin : group;
+    const int64_t end = input_rows - begin < group ? input_rows - begin : group;
     if (first < end) {
       Bests bests = row(here, end - 1);
       keep_ending(end - 1, bests);
@@ -372,23 +400,23 @@ class Sliding {
     // Each window from row j of the group on: an end of it, and the beginning of the next.
     const auto ending = [&](int64_t j) __attribute__((always_inline)) {
       Bests bests;
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        bests.best[v] = taken(ends_, ((j > first ? j : first) * kVectors + v) * kLanes);
+        bests.best[v] = taken(ends, ((j > first ? j : first) * kVectors + v) * kLanes);
       }
       return bests;
     };
     const auto store_all = [&](int64_t j, const Bests& bests) __attribute__((always_inline)) {
       if (fetches) {
-        fetch<1, true>(values_ + (at + j + 2 * kRowsAhead) * p_.output_strides.h + column);
+        fetch<kVectors * sizeof(typename L::V), true>(output.values + (j + 2 * kRowsAhead) * output_pitch);
       }
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        store(at + j, column + v * kLanes, bests.best[v], j);
+        store(output.from(j * output_pitch + v * kLanes), bests.best[v], j * taps);
       }
     };
     store_all(0, ending(0));
-    const int64_t more = shape_.h.input - begin - group; // rows of the next group and on
+    const int64_t more = input_rows - begin - group; // rows of the next group and on
     if (more <= 0) {
       for (int64_t j = 1; j < count; ++j) {
         store_all(j, ending(j));
@@ -407,15 +435,16 @@ class Sliding {
     }
   }
 
-  TORCH_MAXPOOL_INLINE void store(int64_t row, int64_t column, Best best, int64_t j) const {
-    const int64_t to = row * p_.output_strides.h + column;
-    if constexpr (sizeof(T) == sizeof(typename L::Lane)) {
-      stream_ ? L::stream(values_ + to, best.value) : L::store(values_ + to, best.value);
+  // `before`: tap numbers before the window's first.
+  template <bool kMayStream = false>
+  TORCH_MAXPOOL_INLINE void store(const Results& to, const Best& best, int64_t before) const {
+    if constexpr (kMayStream && sizeof(T) == sizeof(typename L::Lane)) {
+      stream_ ? L::stream(to.values, best.value) : L::store(to.values, best.value);
     } else {
-      L::store(values_ + to, best.value);
+      L::store(to.values, best.value);
     }
     if constexpr (kIndexed) {
-      store_offsets<L>(offsets_ + to, best.index - splat_index<L>(j * shape_.w.kernel));
+      store_offsets<L>(to.offsets, best.index - splat_index<L>(before));
     }
   }
 
@@ -427,12 +456,12 @@ class Sliding {
   const Shape& shape_;
   const SlidingScratch<L, kIndexed> size_;
   const bool stream_;
+  const bool fetch_;
   typename L::Lane* const copy_;
   const Line<L> kept_;
   const Line<L> ends_;
   const T* input_ = nullptr;
-  T* values_ = nullptr;
-  Offset* offsets_ = nullptr;
+  Results output_ = {}; // of the block
   bool is_copy_whole_ = false; // what `copy_` holds is a whole plane with its padding
   Mask strange_ = {};
 };
@@ -472,100 +501,6 @@ void forward_sliding(const ForwardParams& p, const ForwardPlan& plan, void* scra
   if (plan.stream) {
     stream_fence();
   }
-}
-
-template <class L, bool kIndexed>
-inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardPlan& plan) {
-  const Shape& shape = p.shape;
-  const int64_t group = shape.h.kernel;
-  const int64_t reach = (shape.w.kernel - 1) * shape.w.dilation;
-  constexpr int64_t kPlace = sizeof(typename L::Lane) + (kIndexed ? sizeof(typename L::Index) : 0);
-  const int64_t wanted = kSlidingBytes / (2 * group * kPlace) - reach;
-  const int64_t least = reach > 128 ? reach : 128;
-  const int64_t columns = wanted > least ? wanted : least;
-  const int64_t rows = 8 * group > 64 ? 8 * group : 64;
-  const auto blocks = [](int64_t size, int64_t block) {
-    return size <= block + block / 4 ? 1 : rounded_up(size, block);
-  };
-  plan.column_blocks = blocks(shape.w.output, columns);
-  plan.block_columns = rounded_up(shape.w.output, plan.column_blocks);
-  plan.row_blocks = shape.h.output > rows ? (shape.h.output + rows / 2) / rows : 1;
-  plan.block_rows = rounded_up(shape.h.output, plan.row_blocks);
-  plan.row_blocks = rounded_up(shape.h.output, plan.block_rows);
-  // A rest narrower than a vector is added to the last block.
-  plan.column_blocks = rounded_up(shape.w.output - L::kLanes + 1, plan.block_columns);
-  plan.family = "sliding";
-  plan.run = run;
-  plan.units = shape.batch * shape.channels * shape.d.output * plan.row_blocks * plan.column_blocks;
-  plan.scratch_bytes = SlidingScratch<L, kIndexed>(shape, plan).total();
-  // Rows alone, which are written in their order, in whole vectors.
-  const auto is_whole = [](int64_t elements) {
-    return elements * static_cast<int64_t>(sizeof(typename L::Element)) % kVectorBytes == 0;
-  };
-  const int64_t written =
-      plan.units * plan.block_rows * plan.block_columns * static_cast<int64_t>(sizeof(typename L::Element));
-  plan.stream = group == 1 && written >= p.stream_bytes && is_whole(shape.w.output) && is_whole(plan.block_columns) &&
-      is_aligned<typename L::V>(p.output);
-  return true;
-}
-
-// kOnlyWide: lanes that are there for int32 offsets.
-template <class L, bool kOnlyWide = false>
-inline bool plan_sliding_with(const ForwardParams& p, ForwardPlan& plan) {
-  if (p.shape.w.output < L::kLanes) {
-    return false;
-  }
-  if constexpr (!kOnlyWide) {
-    if (p.offsets == nullptr) {
-      return plan_sliding_for<L, false>(p, forward_sliding<L, false, uint8_t>, plan);
-    }
-    if (!p.wide_offsets) {
-      return plan_sliding_for<L, true>(p, forward_sliding<L, true, uint8_t>, plan);
-    }
-  }
-  if constexpr (sizeof(typename L::V) == kVectorBytes) { // such windows are for wider rows than narrow vectors are
-    return plan_sliding_for<L, true>(p, forward_sliding<L, true, int32_t>, plan);
-  }
-  return false;
-}
-
-// Fills `plan` where the family fits.
-template <class T>
-inline bool plan_sliding(const ForwardParams& p, ForwardPlan& plan) {
-  typedef Lanes<T> L;
-  const Shape& shape = p.shape;
-  constexpr int64_t kMost = int64_t{1} << 16; // taps along a dimension
-  const auto is_near = [](const Axis& axis) { // windows not much larger than the input
-    return axis.kernel <= kMost && axis.dilation <= kMost &&
-        (axis.kernel - 1) * axis.dilation <= 4 * (axis.input < kMost ? axis.input : kMost) + 256;
-  };
-  if (shape.d.kernel > 1 || shape.h.stride > 1 || shape.w.stride > 1 || shape.w.kernel == 1 ||
-      (shape.h.kernel > 1 && shape.h.dilation > 1) || p.input_strides.w != 1 || p.output_strides.w != 1 ||
-      !is_near(shape.w) || !is_near(shape.h)) {
-    return false;
-  }
-  // Tap numbers must fit the lanes of Index; those of rows beyond a window are only ever subtracted.
-  const int64_t taps = p.wide_offsets && p.offsets ? shape.h.kernel * shape.w.kernel : 1;
-  if constexpr (sizeof(typename L::Lane) == 1) {
-    if (taps > 65536) {
-      return plan_sliding_with<WideLanes<T, int32_t>, true>(p, plan);
-    }
-    if (taps > 1) {
-      return plan_sliding_with<WideLanes<T, int16_t>, true>(p, plan);
-    }
-  }
-  if constexpr (sizeof(typename L::Lane) == 2) {
-    if (taps > 65536) {
-      return false;
-    }
-  }
-  if (plan_sliding_with<L>(p, plan)) {
-    return true;
-  }
-  if constexpr (kVectorBytes > 16 && Type<T>::kHasNan) {
-    return plan_sliding_with<Lanes<T, kVectorBytes / 2>>(p, plan);
-  }
-  return false;
 }
 
 } // namespace

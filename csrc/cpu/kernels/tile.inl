@@ -30,9 +30,10 @@ struct TileScratch {
 
 // First pass along the width, from phases without tap numbers; the result goes to phase 0 and `line.index`.
 template <class L, bool kIndexed>
-inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& line, int64_t group) {
+inline void across_phases(const Shape& shape, const Tile tile, const Line<L> line, int64_t group) {
   constexpr int kLanes = L::kLanes;
   const int64_t taps = shape.w.kernel;
+  const int64_t dilation = shape.w.dilation;
   if (taps == 1) {
     if (kIndexed) {
       __builtin_memset(line.index, 0, (tile.line + kUnroll * kLanes) * sizeof(typename L::Index));
@@ -40,7 +41,7 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
     return;
   }
   if (tile.phases == 1) {
-    slide_across<L, kIndexed>(line.value, line, tile.line, taps, shape.w.dilation * group);
+    slide_across<L, kIndexed>(line.value, line, tile.line, taps, dilation * group);
     return;
   }
   for (int64_t i = 0; i < tile.line; i += kUnroll * kLanes) {
@@ -51,7 +52,7 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
     int64_t phase = 0;
     int64_t place = 0;
     for (int64_t t = 1; t < taps; ++t) {
-      phase += shape.w.dilation;
+      phase += dilation;
       while (phase >= tile.phases) {
         phase -= tile.phases;
         ++place;
@@ -70,7 +71,7 @@ inline void across_phases(const Shape& shape, const Tile& tile, const Line<L>& l
 
 // `count` champions to the output.
 template <class L, bool kIndexed, class Offset>
-inline void store_row(const Line<L>& line, int64_t count, typename L::Element* values, Offset* offsets) {
+inline void store_row(const Line<L> line, int64_t count, typename L::Element* values, Offset* offsets) {
   constexpr int kLanes = L::kLanes;
   const auto put = [&](int64_t i) {
     const Champions<L, kIndexed> c = at<L, kIndexed>(line, i);
@@ -169,23 +170,26 @@ inline void pool_slice(
     }
   }
   const int64_t step = shape.h.dilation * width;
+  const int64_t taps = shape.h.kernel;
+  const int64_t taps_across = shape.w.kernel;
+  const int64_t stride = shape.h.stride * width;
   if (shape.h.stride == 1) {
-    slide<L, kIndexed>(line, block.rows * width, shape.h.kernel, step, shape.w.kernel);
+    slide<L, kIndexed>(line, block.rows * width, taps, step, taps_across);
   } else {
     for (int64_t o = 0; o < block.rows; ++o) {
-      const Line<L> from = {line.value + o * shape.h.stride * width, line.index + o * shape.h.stride * width};
+      const Line<L> from = {line.value + o * stride, line.index + o * stride};
       const Line<L> to = {line.value + o * width, line.index + o * width};
       constexpr int kLanes = L::kLanes;
       for (int64_t i = 0; i < width; i += kLanes) {
         Champions<L, kIndexed> best = at<L, kIndexed>(from, i);
-        for (int64_t t = 1; t < shape.h.kernel; ++t) {
+        for (int64_t t = 1; t < taps; ++t) {
           Champions<L, kIndexed> later = at<L, kIndexed>(from, i + t * step);
           if (kIndexed) {
-            later.index += splat_index<L>(t * shape.w.kernel);
+            later.index += splat_index<L>(t * taps_across);
           }
           best.meet(later);
         }
-        if (o * width + i + kLanes <= (o + 1) * shape.h.stride * width) {
+        if (o * width + i + kLanes <= (o + 1) * stride) {
           put<L, kIndexed>(to, i, best);
         } else { // the lanes beyond belong to rows still to be read
           copy_bytes(to.value + i, &best.value, (width - i) * static_cast<int64_t>(sizeof(typename L::Lane)));

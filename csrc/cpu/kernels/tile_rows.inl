@@ -41,9 +41,10 @@ inline void copy_lanes(
     const typename L::Element* from,
     int64_t count,
     typename L::Mask& strange) {
+  typename L::Mask noted = strange; // not in memory that stores could be thought to change
   int64_t i = 0;
-  const auto copy = [&](typename L::V v) {
-    L::note(strange, v);
+  const auto copy = [&](typename L::V v) __attribute__((always_inline)) {
+    L::note(noted, v);
     store_vector(to + i, v);
   };
   for (; i + L::kLanes <= count; i += L::kLanes) {
@@ -55,6 +56,7 @@ inline void copy_lanes(
   } else if (i < count) {
     copy(load_some<L>(from + i, count - i));
   }
+  strange = noted;
 }
 
 // Every third of the lanes of (a, b, c), from lane kFirst on.
@@ -105,10 +107,11 @@ inline void copy_phases(
     int64_t count,
     typename L::Mask& strange) {
   constexpr int kLanes = L::kLanes;
+  typename L::Mask noted = strange;
   typename L::V v[kPhases];
   const auto put = [&]() __attribute__((always_inline)) {
     for (int u = 0; u < kPhases; ++u) {
-      L::note(strange, v[u]);
+      L::note(noted, v[u]);
     }
     split(v);
     for (int u = 0; u < kPhases; ++u) {
@@ -122,16 +125,16 @@ inline void copy_phases(
     }
     put();
   }
-  if (count == 0) {
-    return;
-  }
-  for (int u = 0; u < kPhases; ++u) {
+  for (int u = 0; u < kPhases && count > 0; ++u) {
     const int64_t left = count - u * kLanes;
     v[u] = left >= kLanes ? L::load(from + u * kLanes)
         : left > 0        ? load_some<L>(from + u * kLanes, left)
                           : typename L::V{};
   }
-  put();
+  if (count > 0) {
+    put();
+  }
+  strange = noted;
 }
 
 // Lane `lane` of the even-numbered groups of kGroup elements, counted in elements of all groups from lane `first` on.
