@@ -182,6 +182,9 @@ struct Strips {
   static constexpr int kShared = kRows > kStride ? kRows - kStride : 0; // rows that a window shares with the next
 
   static constexpr int kStripBytesRead = kStride * static_cast<int>(sizeof(typename L::V)); // of one row
+  // A vector is a line of the cache: to stream parts of lines is slow unless the other parts follow (measured: half to a
+  // third as fast).
+  static constexpr bool kWritesLines = sizeof(T) * kLanes >= 64;
   static constexpr bool kIsWide = sizeof(typename L::V) == kVectorBytes; // the rows of large tensors are long
 
   // Champions of strips, from order_of().
@@ -411,13 +414,15 @@ struct Strips {
         }
       }
       touch_rows(plane, start, (stop - first - 1) * kStride + kRows);
-      for_strips(plane.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) {
+      Plane walked = plane;
+      walked.stream = plane.stream && kWritesLines && !plane.in_halves;
+      for_strips(walked.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) {
         constexpr bool kFetch = kIsWide && kEdge == Edge::kNone;
         const T* const strip = from + column * kStride;
         join(
             noted,
-            kFetch && plane.fetch ? walk<kEdge, kFetch>(plane, strip, column, first, stop)
-                                  : walk<kEdge, false>(plane, strip, column, first, stop));
+            kFetch && walked.fetch ? walk<kEdge, kFetch>(walked, strip, column, first, stop)
+                                   : walk<kEdge, false>(walked, strip, column, first, stop));
       });
     } else if (plane.last_slice - plane.first_slice > 1 || plane.first_slice > 0) {
       join(noted, whole_rows<true, false>(plane, start, shape.h.stride, first, stop));

@@ -80,8 +80,27 @@ struct SumType<double> {
 template <class T>
 using SumOf = typename SumType<T>::type;
 
+template <class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V zip_low_lanes(V a, V b, Sequence<kIndex...>) {
+  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * static_cast<int>(sizeof...(kIndex)))...);
+}
+template <class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V zip_high_lanes(V a, V b, Sequence<kIndex...>) {
+  constexpr int kLanes = static_cast<int>(sizeof...(kIndex));
+  return __builtin_shufflevector(a, b, (kLanes / 2 + kIndex / 2 + kIndex % 2 * kLanes)...);
+}
+// Lanes of a and b in turns: the first half of the result and the second.
+template <class V>
+TORCH_MAXPOOL_INLINE V zip_low(V a, V b) {
+  return zip_low_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+template <class V>
+TORCH_MAXPOOL_INLINE V zip_high(V a, V b) {
+  return zip_high_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+
 // Vectors of kLanes sums, and the elements T in memory that they come from and go to. `store` goes to any address,
-// `stream` past the cache to one aligned to kBytes.
+// `store_pairs` with the lanes of two vectors in turns, `stream` past the cache to an address aligned to kBytes.
 template <class T, int kVector = kVectorBytes>
 struct Sums {
   typedef SumOf<T> Sum;
@@ -93,6 +112,10 @@ struct Sums {
   }
   static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
     store_vector(to, v);
+  }
+  static TORCH_MAXPOOL_INLINE void store_pairs(T* to, V first, V second) {
+    store(to, zip_low(first, second));
+    store(to + kLanes, zip_high(first, second));
   }
   static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
     stream_vector(to, v);
@@ -131,13 +154,18 @@ struct NarrowSums {
     }
     return v;
   }
-  static TORCH_MAXPOOL_INLINE Bits rounded(V v) {
+  // In the high halves, what they are rounded to as bfloat16; the low halves mean nothing.
+  static TORCH_MAXPOOL_INLINE Wide rounded_high(V v) {
     Wide wide;
     __builtin_memcpy(&wide, &v, sizeof v);
+    return v != v ? Wide{} + 0x7fc00000 : wide + 0x7fff + (wide >> 16 & 1);
+  }
+  static TORCH_MAXPOOL_INLINE Bits rounded(V v) {
     if constexpr (__is_same(T, Bfloat)) {
-      wide = v != v ? Wide{} + 0x7fc00000 : wide + 0x7fff + (wide >> 16 & 1);
-      return convert<Bits>(wide >> 16);
+      return convert<Bits>(rounded_high(v) >> 16);
     }
+    Wide wide;
+    __builtin_memcpy(&wide, &v, sizeof v);
 #if defined(TORCH_MAXPOOL_HAS_AVX2)
     wide = v != v ? Wide{} + 0x7fc00000 : wide; // the conversion would keep what NaNs carry
     __builtin_memcpy(&v, &wide, sizeof v);
@@ -160,6 +188,16 @@ struct NarrowSums {
   }
   static TORCH_MAXPOOL_INLINE void store(T* to, V v) {
     store_vector(to, rounded(v));
+  }
+  static TORCH_MAXPOOL_INLINE void store_pairs(T* to, V first, V second) {
+    if constexpr (__is_same(T, Bfloat)) { // of a pair, the first lies in the low half of 32 bits
+      store_vector(to, rounded_high(first) >> 16 | (rounded_high(second) & 0xffff0000));
+    } else {
+      const Bits firsts = rounded(first);
+      const Bits seconds = rounded(second);
+      store_vector(to, zip_low(firsts, seconds));
+      store_vector(to + kLanes, zip_high(firsts, seconds));
+    }
   }
   static TORCH_MAXPOOL_INLINE void stream(T* to, V v) {
     if constexpr (kBytes >= 16) {
@@ -316,25 +354,6 @@ TORCH_MAXPOOL_INLINE typename S::V add_equal(
     const auto wins = offsets == taps;
     return sum + reinterpret_cast<typename S::V>(reinterpret_cast<decltype(wins)>(value) & wins);
   }
-}
-
-template <class V, int... kIndex>
-TORCH_MAXPOOL_INLINE V zip_low_lanes(V a, V b, Sequence<kIndex...>) {
-  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * static_cast<int>(sizeof...(kIndex)))...);
-}
-template <class V, int... kIndex>
-TORCH_MAXPOOL_INLINE V zip_high_lanes(V a, V b, Sequence<kIndex...>) {
-  constexpr int kLanes = static_cast<int>(sizeof...(kIndex));
-  return __builtin_shufflevector(a, b, (kLanes / 2 + kIndex / 2 + kIndex % 2 * kLanes)...);
-}
-// Lanes of a and b in turns: the first half of the result and the second.
-template <class V>
-TORCH_MAXPOOL_INLINE V zip_low(V a, V b) {
-  return zip_low_lanes(a, b, MakeSequence<kLanesOf<V>>());
-}
-template <class V>
-TORCH_MAXPOOL_INLINE V zip_high(V a, V b) {
-  return zip_high_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 
 // `count` elements as sums.

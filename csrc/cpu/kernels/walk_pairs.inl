@@ -47,10 +47,14 @@ struct WalkPairs {
   static TORCH_MAXPOOL_INLINE void put(T* to, const Pairs& sums, bool high_only) {
     const V first = kOddFirst ? sums.odd : sums.even;
     const V second = kOddFirst ? sums.even : sums.odd;
-    if (!high_only) {
-      put_sums<S, kStream>(to, zip_low(first, second));
+    if constexpr (!kStream) {
+      S::store_pairs(to, first, second);
+      return;
     }
-    put_sums<S, kStream>(to + S::kLanes, zip_high(first, second));
+    if (!high_only) {
+      S::stream(to, zip_low(first, second));
+    }
+    S::stream(to + S::kLanes, zip_high(first, second));
   }
 
   // Places [begin, end) along the height, two rows each, of kStrip columns from `x` on. kEdge: some of them ask windows that
@@ -115,8 +119,7 @@ struct WalkPairs {
           T row_end[kStrip];
           const V first = kOddFirst ? sums.odd : sums.even;
           const V second = kOddFirst ? sums.even : sums.odd;
-          S::store(row_end, zip_low(first, second));
-          S::store(row_end + S::kLanes, zip_high(first, second));
+          S::store_pairs(row_end, first, second);
           copy_bytes(to, row_end, room * static_cast<int64_t>(sizeof(T)));
         }
       };
@@ -211,8 +214,10 @@ inline int64_t plan_walk_pairs(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t size = static_cast<int64_t>(sizeof(T));
   const int64_t planes = shape.batch * shape.channels * shape.d.output;
   const int64_t row_bytes = shape.w.input * size;
+  constexpr int64_t kStrip = WalkPairs<T, 2, false>::kStrip;
+  constexpr bool kWritesLines = kStrip * sizeof(T) >= 64; // of the cache: what is streamed to parts of them is slow
   const bool stream =
-      shape.w.input >= WalkPairs<T, 2, false>::kStrip && streams_rows(p, row_bytes, planes * shape.h.input * row_bytes);
+      kWritesLines && shape.w.input >= kStrip && streams_rows(p, row_bytes, planes * shape.h.input * row_bytes);
   const BackwardKernel found = stream ? find_walk_pairs<T, true>(shape) : find_walk_pairs<T, false>(shape);
   if (found == nullptr || p.wide_offsets || shape.w.input > kMostWalked) {
     return -1;
