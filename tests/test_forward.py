@@ -107,6 +107,20 @@ def test_large_planes(shape, kernel, stride, padding, dtype, specials):
     assert_same(OUR_POOL[2](tensor, kernel, stride, padding), expected)
 
 
+@pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
+@pytest.mark.parametrize("kernel", [5, 9, (3, 13)])
+def test_large_windows_of_narrow_planes(kernel, dtype):
+    """Rows around the lengths of vectors and of the narrower ones that stand in for them."""
+    padding = kernel // 2 if isinstance(kernel, int) else (1, 6)
+    for width in range(1, 70, 1 if dtype.itemsize == 1 else 2):
+        tensor = random_input((3, 11, width), dtype)
+        expected, indices = TORCH_POOL[2](tensor, kernel, 1, padding, return_indices=True)
+        output, found = OUR_POOL[2](tensor, kernel, 1, padding, return_indices=True)
+        assert_same(output, expected)
+        assert torch.equal(found, indices)
+        assert_same(OUR_POOL[2](tensor, kernel, 1, padding), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_more_taps_than_16_bits_count(stride, dtype):

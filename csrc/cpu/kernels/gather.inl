@@ -338,10 +338,7 @@ struct Gather {
 
   template <bool kStream>
   static TORCH_MAXPOOL_INLINE void weave_vectors(T* to, const Sum* even, const Sum* odd) {
-    const V a = load_vector<V>(even);
-    const V b = load_vector<V>(odd);
-    put_sums<S, kStream>(to, zip_low(a, b));
-    put_sums<S, kStream>(to + S::kLanes, zip_high(a, b));
+    put_pairs<S, kStream>(to, load_vector<V>(even), load_vector<V>(odd));
   }
 
   // even[0], odd[0], even[1], ...

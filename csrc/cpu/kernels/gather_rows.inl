@@ -12,6 +12,17 @@ TORCH_MAXPOOL_INLINE void put_sums(T* to, typename S::V v) {
   }
 }
 
+// The lanes of both in turns.
+template <class S, bool kStream, class T>
+TORCH_MAXPOOL_INLINE void put_pairs(T* to, typename S::V first, typename S::V second) {
+  if constexpr (kStream) {
+    S::stream(to, zip_low(first, second));
+    S::stream(to + S::kLanes, zip_high(first, second));
+  } else {
+    S::store_pairs(to, first, second);
+  }
+}
+
 // A depth of the output that elements ask: where it lies in scratch, and its first tap.
 struct DepthTap {
   int64_t at;
@@ -122,6 +133,12 @@ struct PairRows {
       put_sums<S, kStream>(to + S::kLanes, zip_high(pair[0], pair[1]));
     }
   }
+  template <bool kStream>
+  static TORCH_MAXPOOL_INLINE void put_both(T* to, const V (&pair)[2]) {
+    if (to) {
+      put_pairs<S, kStream>(to, pair[0], pair[1]);
+    }
+  }
 
   // Two rows of grad_input, either of which may be null.
   template <bool kOddFirst, bool kStream, bool kFlat>
@@ -130,10 +147,8 @@ struct PairRows {
     int64_t x = 0;
     for (; x + kStep <= width; x += kStep) {
       const Pairs pairs = add_pairs<kOddFirst, kFlat>(at + x / 2, taps);
-      put_low<kStream>(even ? even + x : nullptr, pairs.even_row);
-      put_high<kStream>(even ? even + x : nullptr, pairs.even_row);
-      put_low<kStream>(odd ? odd + x : nullptr, pairs.odd_row);
-      put_high<kStream>(odd ? odd + x : nullptr, pairs.odd_row);
+      put_both<kStream>(even ? even + x : nullptr, pairs.even_row);
+      put_both<kStream>(odd ? odd + x : nullptr, pairs.odd_row);
     }
     if (x == width) {
       return;
@@ -155,8 +170,7 @@ struct PairRows {
     const Pairs pairs = add_pairs<kOddFirst, kFlat>(at, taps);
     const auto put_row = [&](T* to, const V(&pair)[2]) {
       T row[2 * kVectorBytes];
-      put_low<false>(row, pair);
-      put_high<false>(row, pair);
+      put_both<false>(row, pair);
       if (to) {
         copy_bytes(to, row, width * static_cast<int64_t>(sizeof(T)));
       }

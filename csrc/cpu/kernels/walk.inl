@@ -239,9 +239,8 @@ inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t planes = shape.batch * shape.channels * shape.d.output;
   const int64_t row_bytes = shape.w.input * size;
   const int64_t bytes = planes * shape.h.input * row_bytes;
-  // Vectors below each other, if they are parts of lines of the cache, are slow to stream (measured: half as fast).
-  const bool writes_lines = shape.h.input == 1 || Sums<T>::kBytes >= 64;
-  const bool stream = writes_lines && streams_rows(p, row_bytes, bytes);
+  const bool stream =
+      streams_rows(p, row_bytes, bytes) && (shape.h.input == 1 || writes_lines(p, Sums<T>::kBytes, row_bytes));
   const BackwardKernel found = stream ? find_walk<T, true>(shape) : find_walk<T, false>(shape);
   if (found == nullptr || p.wide_offsets || shape.w.input > kMostWalked) {
     return -1;

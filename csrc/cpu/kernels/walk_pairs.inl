@@ -47,14 +47,11 @@ struct WalkPairs {
   static TORCH_MAXPOOL_INLINE void put(T* to, const Pairs& sums, bool high_only) {
     const V first = kOddFirst ? sums.odd : sums.even;
     const V second = kOddFirst ? sums.even : sums.odd;
-    if constexpr (!kStream) {
-      S::store_pairs(to, first, second);
-      return;
+    if (kStream && high_only) {
+      S::stream(to + S::kLanes, zip_high(first, second));
+    } else {
+      put_pairs<S, kStream>(to, first, second);
     }
-    if (!high_only) {
-      S::stream(to, zip_low(first, second));
-    }
-    S::stream(to + S::kLanes, zip_high(first, second));
   }
 
   // Places [begin, end) along the height, two rows each, of kStrip columns from `x` on. kEdge: some of them ask windows that
@@ -215,9 +212,8 @@ inline int64_t plan_walk_pairs(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t planes = shape.batch * shape.channels * shape.d.output;
   const int64_t row_bytes = shape.w.input * size;
   constexpr int64_t kStrip = WalkPairs<T, 2, false>::kStrip;
-  constexpr bool kWritesLines = kStrip * sizeof(T) >= 64; // of the cache: what is streamed to parts of them is slow
-  const bool stream =
-      kWritesLines && shape.w.input >= kStrip && streams_rows(p, row_bytes, planes * shape.h.input * row_bytes);
+  const bool stream = shape.w.input >= kStrip && streams_rows(p, row_bytes, planes * shape.h.input * row_bytes) &&
+      writes_lines(p, kStrip * size, row_bytes);
   const BackwardKernel found = stream ? find_walk_pairs<T, true>(shape) : find_walk_pairs<T, false>(shape);
   if (found == nullptr || p.wide_offsets || shape.w.input > kMostWalked) {
     return -1;
