@@ -108,6 +108,25 @@ def test_large_planes(shape, kernel, stride, padding, dtype, specials):
 
 
 @pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode"),
+    [(3, 2, 0, True), (3, 2, 1, False), (3, 1, 1, False), (3, 1, 0, False), (2, 1, 0, False), (2, 1, 1, False)],
+)
+def test_planes_narrower_than_vectors(kernel, stride, padding, ceil_mode, dtype):
+    """Many planes of few columns, among them some of nothing but the lowest value, and parts of wider ones."""
+    window = (kernel, stride, padding, 1, ceil_mode)
+    for width in range(kernel, 34, 1 if dtype.itemsize == 1 else 2):
+        whole = random_input((7, 9, 8 + width % 5, width + 3), dtype, specials=width % 3 == 0)
+        whole[1, ::2] = float("-inf") if dtype.is_floating_point else torch.iinfo(dtype).min
+        for tensor in (whole[..., :width].contiguous(), whole[:, 1:, 1:, 2 : width + 2]):
+            expected, indices = TORCH_POOL[2](tensor, *window, return_indices=True)
+            output, found = OUR_POOL[2](tensor, *window, return_indices=True)
+            assert_same(output, expected)
+            assert torch.equal(found, indices)
+            assert_same(OUR_POOL[2](tensor, *window), expected)
+
+
+@pytest.mark.parametrize("dtype", TORCH_DTYPES, ids=str)
 @pytest.mark.parametrize("kernel", [5, 9, (3, 13)])
 def test_large_windows_of_narrow_planes(kernel, dtype):
     """Rows around the lengths of vectors and of the narrower ones that stand in for them."""

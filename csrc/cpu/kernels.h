@@ -104,7 +104,7 @@ using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* s
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  // "windows", "columns", "run", "strips", "slices", "sliding", "tile", "channels": for tests and reports
+  // "windows", "columns", "run", "strips", "narrow", "slices", "sliding", "tile", "channels": for tests and reports
   const char* family;
   ForwardKernel run;
   int64_t units;

@@ -30,6 +30,7 @@
 #include "kernels/slices.inl"
 #include "kernels/plan_strips.inl"
 #include "kernels/lines.inl"
+#include "kernels/narrow.inl"
 #include "kernels/tile_rows.inl"
 #include "kernels/tile.inl"
 #include "kernels/sliding.inl"

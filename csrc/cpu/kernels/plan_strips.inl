@@ -51,14 +51,39 @@ inline PoolPlane find_pool(const ForwardParams& p) {
 }
 
 // Rows shorter than a vector: half of one or a quarter (of bytes: a quarter), for the types that small planes come in.
+// 0: no narrower ones.
+template <class T, int kBytes>
+constexpr int narrower_pool() {
+  constexpr int kNarrow = sizeof(T) == 1 && kBytes > 32 ? kBytes / 4 : kBytes / 2;
+  constexpr bool exists =
+      kNarrow >= 16 && kNarrow >= 4 * static_cast<int>(sizeof(T)) && (sizeof(T) == 1 || Type<T>::kHasNan);
+  return exists ? kNarrow : 0;
+}
+template <class T, int kBytes = kVectorBytes>
+constexpr int narrowest_pool() {
+  constexpr int kNarrow = narrower_pool<T, kBytes>();
+  if constexpr (kNarrow > 0) {
+    return narrowest_pool<T, kNarrow>();
+  }
+  return kBytes;
+}
 template <class T, int kBytes = kVectorBytes>
 inline PoolPlane find_widest_pool(const ForwardParams& p) {
   const PoolPlane found = find_pool<Lanes<T, kBytes>>(p);
-  constexpr int kNarrow = sizeof(T) == 1 && kBytes > 32 ? kBytes / 4 : kBytes / 2;
-  if constexpr (kNarrow >= 16 && kNarrow >= 4 * static_cast<int>(sizeof(T)) && (sizeof(T) == 1 || Type<T>::kHasNan)) {
+  constexpr int kNarrow = narrower_pool<T, kBytes>();
+  if constexpr (kNarrow > 0) {
     return found ? found : find_widest_pool<T, kNarrow>(p);
   }
   return found;
+}
+
+// Whether strips are for windows like these, if rows are long enough.
+inline bool suit_strips(const ForwardParams& p) {
+  const Shape& shape = p.shape;
+  const auto is_square = shape.h.kernel == shape.w.kernel && shape.h.stride == shape.w.stride;
+  const auto is_dense = [](const Axis& axis) { return axis.dilation == 1 || axis.kernel == 1; };
+  return p.input_strides.w == 1 && p.output_strides.w == 1 && !(p.wide_offsets && p.offsets) && is_dense(shape.w) &&
+      is_dense(shape.h) && (shape.h.kernel == 1 || is_square);
 }
 
 // Of the input that a unit reads: walked strip by strip within a cache.
@@ -68,10 +93,7 @@ inline constexpr int64_t kStripBytes = 16 * 1024;
 template <class T>
 inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
-  const auto is_square = shape.h.kernel == shape.w.kernel && shape.h.stride == shape.w.stride;
-  const auto is_dense = [](const Axis& axis) { return axis.dilation == 1 || axis.kernel == 1; };
-  if (p.input_strides.w != 1 || p.output_strides.w != 1 || (p.wide_offsets && p.offsets) || !is_dense(shape.w) ||
-      !is_dense(shape.h) || !(shape.h.kernel == 1 || is_square)) {
+  if (!suit_strips(p)) {
     return false;
   }
   // Windows that share no rows take all their slices at once.
