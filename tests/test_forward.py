@@ -152,6 +152,38 @@ def test_more_taps_than_16_bits_count(stride, dtype):
     assert_same(OUR_POOL[2](tensor, (300, 290), stride), expected)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((2, 16, 35, 37), (2, 2)),
+        ((2, 16, 35, 37), (3, 2, 1)),
+        ((2, 16, 35, 37), (3, 1, 1)),
+        ((2, 16, 35, 37), (3, 1, 1, 2)),
+        ((2, 16, 35, 37), (5, 1, 2)),
+        ((2, 16, 35, 37), (13, 1, 6)),
+        ((2, 16, 35, 37), (7, 3, 3)),
+        ((2, 16, 13, 13), (3, 2)),
+        ((2, 16, 4, 4), (2, 2)),
+        ((2, 16, 7, 7), (7, 7)),
+        ((2, 3, 8, 20, 21), (3, 2, 1)),
+    ],
+)
+def test_zeros_of_both_signs(shape, window, dtype, channels_last):
+    """They are equal, so that the first wins with its sign; activations such as hardswish give many of them."""
+    palette = torch.tensor([-3.0, -0.0, -0.0, -0.0, 0.0, 0.0, 2.0]).to(dtype)
+    tensor = palette[torch.randint(len(palette), shape)]
+    rank = len(shape) - 2
+    if channels_last:
+        tensor = tensor.to(memory_format=torch.channels_last if rank == 2 else torch.channels_last_3d)
+    expected, indices = TORCH_POOL[rank](tensor, *window, return_indices=True)
+    output, found = OUR_POOL[rank](tensor, *window, return_indices=True)
+    assert_same(output, expected)
+    assert torch.equal(found, indices)
+    assert_same(OUR_POOL[rank](tensor, *window), expected)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 class TestWinners:
     """Which element wins, for the floating dtypes."""

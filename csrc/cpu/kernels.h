@@ -113,7 +113,7 @@ struct ForwardPlan {
   bool stream; // the output passes by the cache
   bool touch, fetch; // see PlaneView
   PoolPlane pool;
-  PoolPlane pool_exact; // null: windows one by one
+  PoolPlane pool_exact; // null, or false: windows one by one
   // Families "tile" and "sliding": a unit is a block of rows x columns of the output, through all depths of one group of planes.
   int64_t group; // adjacent elements that share a place: channels where they are pooled as part of the row, else 1
   int64_t row_blocks, column_blocks; // units per plane

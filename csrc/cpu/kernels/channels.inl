@@ -202,11 +202,12 @@ void forward_channels(const ForwardParams& p, const ForwardPlan&, void* scratch,
       continue;
     }
     if constexpr (kHasExact<L>) {
-      ChannelRows<typename L::Exact, kIndexed, Offset>{p, whole, cut, inner}.pool(row);
-    } else {
-      for (int64_t c = 0; c < p.shape.channels; ++c) {
-        forward_row<typename L::Element>(p, {row.n, c, row.d, row.h}, 0, shape.w.output);
+      if (ChannelRows<typename L::Exact, kIndexed, Offset>{p, whole, cut, inner}.pool(row)) {
+        continue;
       }
+    }
+    for (int64_t c = 0; c < p.shape.channels; ++c) {
+      forward_row<typename L::Element>(p, {row.n, c, row.d, row.h}, 0, shape.w.output);
     }
   }
 }

@@ -35,7 +35,8 @@ struct UnsignedOf<8> {
 //   lowest()        a lane that beats nothing; never noted, since it may be strange
 //   note(seen, v), note(seen, v, w)
 //                   remembers in `seen` whether v holds strange lanes, whose order `beats` does not know; results that
-//                   depend on such lanes must be computed again, by Exact lanes or (where Exact is void) forward_windows
+//                   depend on such lanes must be computed again, by Exact lanes, which know more of them, or (where
+//                   Exact is void, or finds strange lanes too) by forward_windows
 //   is_strange(seen, p)
 template <class T, class LaneType, int kBytes>
 struct LaneBase {
@@ -130,11 +131,60 @@ struct Lanes<float, kBytes> : NumberLanes<float, kBytes> {};
 template <int kBytes>
 struct Lanes<double, kBytes> : NumberLanes<double, kBytes> {};
 
+// 16-bit floats as their own bits, compared as two's complement, so that both zeros are equal. NaNs are strange.
+template <int kBytes>
+struct ZeroLanes : LaneBase<Float16, int16_t, kBytes> {
+  typedef LaneBase<Float16, int16_t, kBytes> Base;
+  typedef typename Base::V V;
+  typedef typename Base::Mask Mask;
+  static TORCH_MAXPOOL_INLINE V key(V v) {
+    const V sign = v >> 15;
+    return (v ^ (sign & 0x7fff)) - sign;
+  }
+  static TORCH_MAXPOOL_INLINE V load(const Float16* from) {
+    return load_vector<V>(from);
+  }
+  static TORCH_MAXPOOL_INLINE void store(Float16* to, V v) {
+    store_vector(to, v);
+  }
+  static TORCH_MAXPOOL_INLINE void stream(Float16* to, V v) {
+    stream_vector(to, v);
+  }
+  static TORCH_MAXPOOL_INLINE Mask beats(V x, V m) {
+    return key(x) > key(m);
+  }
+  static TORCH_MAXPOOL_INLINE V winner(V x, V m) {
+    return beats(x, m) ? x : m;
+  }
+  // `seen`: the largest of magnitudes.
+  static TORCH_MAXPOOL_INLINE void note(Mask& seen, V v) {
+    const Mask magnitude = v & 0x7fff;
+    seen = magnitude > seen ? magnitude : seen;
+  }
+  static TORCH_MAXPOOL_INLINE void note(Mask& seen, V v, V w) {
+    note(seen, v);
+    note(seen, w);
+  }
+  static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen, const ForwardParams& p) {
+    return any(seen > static_cast<int16_t>(p.infinity));
+  }
+  static TORCH_MAXPOOL_INLINE int16_t lane(Float16 x) {
+    return static_cast<int16_t>(x.bits);
+  }
+  static TORCH_MAXPOOL_INLINE Float16 element(int16_t lane) {
+    return Float16{static_cast<uint16_t>(lane)};
+  }
+  static TORCH_MAXPOOL_INLINE int16_t lowest() {
+    return -1; // below both infinities
+  }
+};
+
 // 16-bit floats as integers of the same order: negative numbers have their magnitude bits inverted. That puts -0 below
 // +0 and has no place for NaNs: both are strange.
 template <int kBytes>
 struct Lanes<Float16, kBytes> : LaneBase<Float16, int16_t, kBytes> {
   typedef LaneBase<Float16, int16_t, kBytes> Base;
+  typedef ZeroLanes<kBytes> Exact; // but for NaNs
   typedef typename Base::V V;
   typedef typename Base::Mask Mask;
   static TORCH_MAXPOOL_INLINE V invert(V v) {
@@ -207,7 +257,7 @@ struct WideLanes : LaneBase<T, Wide, kVectorBytes> {
   }
 };
 
-// Lanes that know every value; the fast ones where those do.
+// Lanes that know more values; the fast ones where there are none.
 template <class Exact, class Fast>
 struct ExactOrFast {
   typedef Exact type;

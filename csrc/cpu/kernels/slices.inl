@@ -185,12 +185,14 @@ void forward_slices(const ForwardParams& p, const ForwardPlan& plan, void* scrat
       continue;
     }
     if constexpr (kHasExact<L>) {
-      pool_slices<typename L::Exact, kIndexed>(p, plan, plan.pool_exact, static_cast<char*>(scratch), row, first, last);
-    } else {
-      for (int64_t d = 0; d < p.shape.d.output; ++d) {
-        for (int64_t h = first; h < last; ++h) {
-          forward_row<T>(p, {row.n, row.c, d, h}, 0, p.shape.w.output);
-        }
+      const auto pool = pool_slices<typename L::Exact, kIndexed>;
+      if (pool(p, plan, plan.pool_exact, static_cast<char*>(scratch), row, first, last)) {
+        continue;
+      }
+    }
+    for (int64_t d = 0; d < p.shape.d.output; ++d) {
+      for (int64_t h = first; h < last; ++h) {
+        forward_row<T>(p, {row.n, row.c, d, h}, 0, p.shape.w.output);
       }
     }
   }

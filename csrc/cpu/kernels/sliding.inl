@@ -490,12 +490,13 @@ void forward_sliding(const ForwardParams& p, const ForwardPlan& plan, void* scra
     }
     if constexpr (kHasExact<L>) {
       typedef typename Lanes<typename L::Element, 16>::Exact Exact;
-      Sliding<Exact, kIndexed, Offset>(p, plan, static_cast<char*>(scratch)).pool(block);
       sliding.forget();
-    } else {
-      for (int64_t h = block.row; h < block.row + block.rows; ++h) {
-        forward_row<typename L::Element>(p, {block.n, block.c, block.d, h}, block.column, block.column + block.columns);
+      if (Sliding<Exact, kIndexed, Offset>(p, plan, static_cast<char*>(scratch)).pool(block)) {
+        continue;
       }
+    }
+    for (int64_t h = block.row; h < block.row + block.rows; ++h) {
+      forward_row<typename L::Element>(p, {block.n, block.c, block.d, h}, block.column, block.column + block.columns);
     }
   }
   if (plan.stream) {

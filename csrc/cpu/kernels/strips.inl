@@ -581,8 +581,7 @@ inline void pool_rows(
   if (plan.pool(p, view, plan.stream && is_aligned_plane<HalfVector>(view, sizeof(T)), begin, end)) {
     return;
   }
-  if (plan.pool_exact) {
-    plan.pool_exact(p, view, false, begin, end);
+  if (plan.pool_exact && plan.pool_exact(p, view, false, begin, end)) {
     return;
   }
   for (int64_t h = begin; h < end; ++h) {

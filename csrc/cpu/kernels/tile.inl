@@ -322,14 +322,14 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
       continue;
     }
     if constexpr (kHasExact<L>) {
-      pool_block<typename L::Exact, kIndexed, Offset>(p, plan, block, static_cast<char*>(scratch));
-    } else {
-      for (int64_t d = 0; d < p.shape.d.output; ++d) {
-        for (int64_t h = block.row; h < block.row + block.rows; ++h) {
-          for (int64_t g = 0; g < plan.group; ++g) {
-            forward_row<typename L::Element>(
-                p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
-          }
+      if (pool_block<typename L::Exact, kIndexed, Offset>(p, plan, block, static_cast<char*>(scratch))) {
+        continue;
+      }
+    }
+    for (int64_t d = 0; d < p.shape.d.output; ++d) {
+      for (int64_t h = block.row; h < block.row + block.rows; ++h) {
+        for (int64_t g = 0; g < plan.group; ++g) {
+          forward_row<typename L::Element>(p, {block.n, block.c + g, d, h}, block.column, block.column + block.columns);
         }
       }
     }
