@@ -116,6 +116,7 @@ struct ForwardPlan {
   PoolPlane pool_exact; // null, or false: windows one by one
   // Families "tile" and "sliding": a unit is a block of rows x columns of the output, through all depths of one group of planes.
   int64_t group; // adjacent elements that share a place: channels where they are pooled as part of the row, else 1
+  // (family "narrow": planes that are a unit)
   int64_t row_blocks, column_blocks; // units per plane
   int64_t block_rows, block_columns; // in elements of the output (columns: places)
 };

@@ -7,6 +7,12 @@ namespace {
 
 inline constexpr int64_t kNarrowBytes = 16 * 1024; // of planes that are pooled together
 
+// Elements of the input that one vector of windows reads of a row.
+template <class L>
+inline int64_t wide_row(const Axis& w) {
+  return (L::kLanes - 1) * w.stride - w.pad + w.kernel;
+}
+
 // How planes lie in scratch.
 template <class L>
 struct NarrowBlock {
@@ -21,7 +27,7 @@ struct NarrowBlock {
   explicit NarrowBlock(const ForwardParams& p) {
     const Axis& h = p.shape.h;
     const Axis& w = p.shape.w;
-    pitch = rounded_up((kLanes - 1) * w.stride - w.pad + w.kernel, kLanes) * kLanes;
+    pitch = rounded_up(wide_row<L>(w), kLanes) * kLanes;
     const int64_t reached = (h.output - 1) * h.stride + h.kernel - h.pad;
     copied = reached < h.input ? reached : h.input;
     const int64_t room = reached > h.pad + copied ? reached : h.pad + copied;
@@ -55,7 +61,7 @@ inline ForwardParams widened(const ForwardParams& p, const NarrowBlock<L>& block
   ForwardParams wide = p;
   Axis& w = wide.shape.w;
   w.output = L::kLanes;
-  w.input = (w.output - 1) * w.stride - w.pad + w.kernel;
+  w.input = wide_row<L>(w);
   Axis& h = wide.shape.h;
   h.pad = 0;
   h.input = block.input_rows(h);
