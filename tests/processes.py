@@ -30,9 +30,7 @@ _checks: dict[str, list] = {}
 _folder = ""  # of the results, in the processes
 
 # What is tested here does not depend on the CPU's instruction set, which repeated runs choose by this variable.
-once = pytest.mark.skipif(
-    "ATEN_CPU_CAPABILITY" in os.environ, reason="runs once, where ATEN_CPU_CAPABILITY is not set: starts processes"
-)
+once = pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="starts processes: once is enough")
 
 
 def check(*worlds: int, alone: bool = False):

@@ -1,7 +1,6 @@
 """accelerate() under what PyTorch builds on its operators: compilers, export, TorchScript, transforms, threads."""
 
 import io
-import os
 import threading
 
 import pytest
@@ -12,12 +11,12 @@ from torch.export import Dim
 from torch.utils.checkpoint import checkpoint
 
 import torch_maxpool
-from common import TORCH_POOL, assert_same
+from common import TORCH_POOL, assert_same, once
 from test_accelerate import operators_run, runs_ours
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-    pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="does not depend on the kernels; once is enough"),
+    once,
 ]
 
 

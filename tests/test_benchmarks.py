@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from common import once
+
 COMMANDS = Path(__file__).parent / "benchmarks"
 
 # They check nothing that depends on the instruction set and is not checked elsewhere.
-pytestmark = pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="once is enough")
+pytestmark = once
 
 
 def run(command, *options):

@@ -23,6 +23,7 @@ from common import (
 )
 from torch_maxpool.compiling import tell_inductor
 
+needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="else convolutions keep the layout")
 PADDINGS = {"int": 1, "unequal": "unequal", "valid": "valid", "same": "same", "same_lower": "same_lower"}
 
 
@@ -222,7 +223,7 @@ def test_training_and_inference_with_inductor(dynamic):
             assert_same(compiled(tensor), model(tensor))
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="Inductor's convolutions keep the traced layout")
+@needs_mkldnn
 @pytest.mark.parametrize("training", [False, True])
 def test_inductor_copies_nothing_between_layouts(training):
     """Its convolutions are channels_last whatever the model is traced with; so are poolings between them, both ways."""
@@ -358,7 +359,7 @@ def test_inductor_makes_poolings_its_own(accelerated):
         assert is_operator(pool(2, 2), x.clone().requires_grad_())
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="Inductor's convolutions keep the traced layout")
+@needs_mkldnn
 def test_inductor_sees_the_layout_of_its_own_convolutions():
     model = torch.nn.Sequential(torch.nn.Conv2d(64, 8, 1), torch.nn.ReLU(), OUR_MODULE[2](3, 2, 1))
     torch._dynamo.reset()

@@ -1,14 +1,13 @@
 """Networks of other packages, unedited: accelerated and converted they compute what they computed before."""
 
 import copy
-import os
 
 import pytest
 import torch
 from torch import nn
 
 import torch_maxpool
-from common import OUR_MODULE, TORCH_MODULE
+from common import OUR_MODULE, TORCH_MODULE, once
 from networks import NETWORKS
 from test_accelerate import operators_run
 
@@ -22,7 +21,7 @@ INSTALLED = [
 ]
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="once is enough"),
+    once,
 ]
 
 

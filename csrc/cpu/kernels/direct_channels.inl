@@ -4,8 +4,8 @@
 
 namespace {
 
-inline constexpr int64_t kGroupBytes =
-    384 * 1024; // of elements that a row of windows falls on, about (measured on Zen 3)
+// Of elements that a row of windows falls on, about (measured on Zen 3).
+inline constexpr int64_t kGroupBytes = 384 * 1024;
 
 template <class T, bool kDisjoint, bool kAside>
 struct DirectChannels {

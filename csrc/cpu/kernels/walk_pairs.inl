@@ -226,8 +226,7 @@ inline int64_t plan_walk_pairs(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t places = (shape.h.input - 1 + shape.h.pad) / 2 + 1;
   plan_walked_rows<T>(shape, places, 5 * row_bytes / 2 + shape.w.output, plan);
   plan.units = planes * plan.row_blocks;
-  const int64_t strip = WalkPairs<T, 2, false>::kStrip;
-  const int64_t strips = (shape.w.input + strip - 1) / strip;
+  const int64_t strips = (shape.w.input + kStrip - 1) / kStrip;
   const int64_t steps = places + (shape.h.kernel - 2) * plan.row_blocks;
   const int64_t cost = 500 + planes * (plan.row_blocks * 800 + strips * (80 + steps * (shape.h.kernel == 2 ? 36 : 46)));
   // Beyond the caches rows as a whole are written more quickly than strips.
