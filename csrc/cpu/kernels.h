@@ -111,6 +111,8 @@ struct ForwardPlan {
   int64_t scratch_bytes;
   // Families "strips" and "slices": a unit is a block of rows of one plane (through all depths: "slices").
   bool stream; // the output passes by the cache
+  bool in_lines; // through scratch: see streamed.inl
+  int64_t ring_bytes; // of scratch, for rows that windows share; then come those lines
   bool touch, fetch; // see PlaneView
   PoolPlane pool;
   PoolPlane pool_exact; // null, or false: windows one by one
@@ -137,6 +139,8 @@ struct BackwardPlan {
   int64_t units;
   int64_t scratch_bytes;
   bool stream; // grad_input passes by the cache
+  bool in_lines; // through scratch, from `lines_at` bytes on: see streamed.inl
+  int64_t lines_at;
   bool touch; // grad_output comes from beyond the nearest caches: see `touch` in vectors.inl
   bool fetch; // so do both, or from the last: see `fetch` there
   // Family "gather": a unit is a block of rows x columns of places (gather.inl) of one plane, through all depths.

@@ -5,6 +5,7 @@
 #include "kernels/vectors.inl"
 #include "kernels/lanes.inl"
 #include "kernels/windows.inl"
+#include "kernels/streamed.inl"
 #if defined(TORCH_MAXPOOL_BACKWARD)
 #include "kernels/sums.inl"
 #include "kernels/offsets.inl"

@@ -141,7 +141,10 @@ inline void spread_rows(const SpreadRows<T>& rows, const Axis& w, int64_t whole)
       o = o > 0 ? o : spread_past_end<32, kStep>(rows, whole);
     }
   }
-  o = o > 0 ? o : spread_windows<kVectorBytes, kStep, kWay>(rows, 0, whole);
+  // Rows that are streamed may be aligned to narrower vectors only.
+  if (kWay != Way::kStream || w.input * static_cast<int64_t>(sizeof(T)) % kVectorBytes == 0) {
+    o = o > 0 ? o : spread_windows<kVectorBytes, kStep, kWay>(rows, 0, whole);
+  }
   if constexpr (kVectorBytes > 32) {
     o = spread_windows<32, kStep, kWay>(rows, o, whole);
   }
@@ -190,6 +193,7 @@ int64_t backward_disjoint(
   const Axis& w = shape.w;
   const Axis& h = shape.h;
   const RowCheck check(shape, static_cast<uint8_t*>(scratch));
+  StreamedLines lines(static_cast<char*>(scratch) + plan.lines_at);
   const int64_t fit = w.input / kStep;
   const int64_t whole = fit < w.output ? fit : w.output;
   const int64_t groups = row_groups(h);
@@ -210,7 +214,12 @@ int64_t backward_disjoint(
     const int64_t start = group * h.stride - h.pad;
     const int64_t first = start > 0 ? start : 0;
     const int64_t last = start + h.stride < h.input ? start + h.stride : h.input;
-    T* const to = static_cast<T*>(p.grad_input) + ((plane * shape.d.input + z) * h.input + first) * w.input;
+    T* to = static_cast<T*>(p.grad_input) + ((plane * shape.d.input + z) * h.input + first) * w.input;
+    int64_t room = room_end - to;
+    if (plan.in_lines) {
+      to = lines.begin(to);
+      room = (last - first) * w.input;
+    }
     int64_t count = 0; // rows that windows have
     if (group < h.output && d.exists(shape.d)) {
       count = (start + h.kernel < last ? start + h.kernel : last) - first;
@@ -230,7 +239,7 @@ int64_t backward_disjoint(
       }
       const int64_t tap = (d.tap * h.kernel + first - start) * kStep;
       const SpreadRows<T> rows = {
-          to, w.input, count, static_cast<uint8_t>(tap), grad, offsets, room_end - to, (all_rows - row) * w.output};
+          to, w.input, count, static_cast<uint8_t>(tap), grad, offsets, room, (all_rows - row) * w.output};
       if (plan.stream) {
         spread_rows<kStep, Way::kStream>(rows, w, whole);
       } else if (plan.fetch) {
@@ -242,6 +251,9 @@ int64_t backward_disjoint(
     if (count < last - first) {
       __builtin_memset(to + count * w.input, 0, static_cast<size_t>((last - first - count) * w.input) * sizeof(T));
     }
+    if (plan.in_lines) {
+      lines.end((last - first) * w.input * static_cast<int64_t>(sizeof(T)));
+    }
     if (++group == groups) {
       group = 0;
       d.advance(shape.d);
@@ -252,16 +264,32 @@ int64_t backward_disjoint(
       }
     }
   }
-  if (plan.stream) {
+  if (plan.in_lines) {
+    lines.finish();
+  } else if (plan.stream) {
     stream_fence();
   }
   return -1;
 }
 
-// Gradients are stored past the cache from a size on that is larger than for outputs: who computes them reads less.
+// Whether gradients of so many bytes are stored past the cache: from a size on that is larger than for outputs, as who
+// computes them reads less.
+inline bool is_worth_streaming(const BackwardParams& p, int64_t bytes) {
+  return bytes / 3 >= p.stream_bytes / 2;
+}
+// Whether that is done by vectors of kVector bytes, from rows on.
+template <int kVector = kVectorBytes>
 inline bool streams_rows(const BackwardParams& p, int64_t row_bytes, int64_t bytes) {
-  return bytes / 3 >= p.stream_bytes / 2 && row_bytes % kVectorBytes == 0 &&
+  return is_worth_streaming(p, bytes) && row_bytes % kVector == 0 &&
       reinterpret_cast<uintptr_t>(p.grad_input) % kVectorBytes == 0;
+}
+
+// Where rows are not streamed: whether units, which write `unit_bytes`, do so as StreamedLines. Those cost more, so
+// `is_worth` asks for more bytes.
+inline void plan_lines(bool is_worth, int64_t unit_bytes, BackwardPlan& plan) {
+  plan.in_lines = !plan.stream && is_worth && unit_bytes <= StreamedLines::kMostBytes;
+  plan.lines_at = plan.scratch_bytes;
+  plan.scratch_bytes += plan.in_lines ? StreamedLines::scratch_bytes(unit_bytes) : 0;
 }
 
 // Whether strips of grad_input, which are walked from row to row, are whole lines of the cache. To stream parts of lines
@@ -287,8 +315,10 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   plan.scratch_bytes = 2 * w.output;
   const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));
   const int64_t bytes = shape.batch * shape.channels * shape.d.input * shape.h.input * row_bytes;
-  plan.stream = streams_rows(p, row_bytes, bytes);
+  plan.stream = streams_rows<(kVectorBytes > 32 ? 32 : kVectorBytes)>(p, row_bytes, bytes);
   plan.fetch = is_worth_fetching(bytes / 2);
+  const int64_t unit_rows = shape.h.stride < shape.h.input ? shape.h.stride : shape.h.input;
+  plan_lines(is_worth_streaming(p, bytes / 3), unit_rows * row_bytes, plan);
   const int64_t lanes = Moved<T>::kLanes;
   const int64_t vectors = (w.output + lanes - 1) / lanes * w.stride;
   const int64_t by_element = w.output * 2 > lanes ? w.input % w.stride > 0 ? 7 : 0 : w.input;

@@ -89,6 +89,9 @@ inline bool suit_strips(const ForwardParams& p) {
 // Of the input that a unit reads: walked strip by strip within a cache.
 inline constexpr int64_t kStripBytes = 16 * 1024;
 
+// Of the input per plane, from which on planes that come from beyond the cache are pooled row by row.
+inline constexpr int64_t kLeastRolled = kStripBytes / 4;
+
 // Fills `plan` where the family fits.
 template <class T>
 inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
@@ -117,25 +120,36 @@ inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
   const int64_t step = shape.h.stride < 4096 ? shape.h.stride : 4096; // larger ones read no more of a page
   const int64_t row_bytes = step * shape.w.input * size; // of the input, per row of the output
   const int64_t written = planes * shape.h.output * shape.w.output * size;
-  // Strips of large planes do not read memory in its order: beyond the cache, rows do better.
-  const bool is_large =
-      shape.h.output * row_bytes > kStripBytes && planes * shape.h.output * row_bytes + written >= p.stream_bytes;
+  const int64_t plane_bytes = shape.h.output * row_bytes;
+  const bool is_beyond = written >= p.stream_bytes;
+  const bool is_far_beyond = written >= 3 * p.stream_bytes && is_dense_output(p); // what pays for StreamedLines
+  const bool shares_rows = shape.h.kernel > shape.h.stride;
+  // Rows are streamed as they are where they are whole vectors or halves: lines that are stored to too are written twice.
+  const bool has_whole_halves = shape.w.output * size % static_cast<int64_t>(sizeof(HalfVector)) == 0;
+  // Strips of large planes do not read memory in its order: beyond the cache, rows do better, and they can be stored past it.
+  const bool is_large = (plane_bytes > kStripBytes && planes * plane_bytes + written >= p.stream_bytes) ||
+      (plane_bytes >= kLeastRolled && (has_whole_halves ? is_beyond : is_far_beyond && shape.h.stride == 1));
   constexpr int64_t kPlace = sizeof(typename Lanes<T>::Lane) + sizeof(typename Lanes<T>::Index);
   const int64_t ring_bytes = 4 * (shape.w.output + kVectorBytes) * kPlace;
   // So they do where a strip has few rows and the ring stays in the nearest cache; for wide elements only at larger strides
   // (measured: 3/1, float32, 512 columns took 1.3 times as long).
   const bool is_wide = row_bytes >= kStripBytes / 16 && ring_bytes <= kStripBytes + kStripBytes / 4 &&
       (p.offsets == nullptr || shape.h.stride > 1 || sizeof(T) < 4);
-  if ((is_large || is_wide) && shape.h.kernel > shape.h.stride) {
-    plan.scratch_bytes = ring_bytes;
+  if ((is_large || is_wide) && shares_rows && pool == find_pool<Lanes<T>>(p)) {
+    plan.ring_bytes = ring_bytes;
   }
-  const int64_t rows = (plan.scratch_bytes ? 8 * kStripBytes : kStripBytes) / row_bytes;
+  const int64_t rows = (plan.ring_bytes ? 8 * kStripBytes : kStripBytes) / row_bytes;
   plan.block_rows = rows > 8 ? rows : 8;
   plan.row_blocks = (shape.h.output + plan.block_rows - 1) / plan.block_rows;
   plan.block_rows = (shape.h.output + plan.row_blocks - 1) / plan.row_blocks;
   plan.units = planes * plan.row_blocks;
-  // Only whole vectors or halves: a line that is streamed and stored to is written twice.
-  plan.stream = written >= p.stream_bytes && shape.w.output * size % static_cast<int64_t>(sizeof(HalfVector)) == 0;
+  // Not strips that are walked down, as parts of a line would not follow each other.
+  plan.stream = is_beyond && has_whole_halves && (!shares_rows || plan.ring_bytes > 0 || is_deep);
+  // Small planes gain less than they lose (measured for vectors of 32 bytes).
+  const int64_t unit_bytes = plan.block_rows * shape.w.output * size;
+  plan.in_lines = is_far_beyond && !plan.stream && (kVectorBytes > 32 || plane_bytes >= kLeastRolled) &&
+      unit_bytes <= StreamedLines::kMostBytes;
+  plan.scratch_bytes = plan.ring_bytes + (plan.in_lines ? StreamedLines::scratch_bytes(unit_bytes) : 0);
   plan.fetch = is_worth_fetching(planes * shape.h.output * row_bytes + written);
   // Windows of one row are read in the order of memory anyway.
   plan.touch = (shape.h.kernel > 1 || shape.d.kernel > 1) &&

@@ -204,6 +204,7 @@ template <class T>
 inline void plan_slices(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
   plan.family = "slices";
+  plan.in_lines = false;
   plan.run = p.offsets ? forward_slices<T, true> : forward_slices<T, false>;
   const int64_t row_bytes = shape.d.kernel * shape.w.output * static_cast<int64_t>(sizeof(T) + 1);
   const int64_t rows = kSliceBytes / row_bytes > 8 ? kSliceBytes / row_bytes : 8;

@@ -182,9 +182,6 @@ struct Strips {
   static constexpr int kShared = kRows > kStride ? kRows - kStride : 0; // rows that a window shares with the next
 
   static constexpr int kStripBytesRead = kStride * static_cast<int>(sizeof(typename L::V)); // of one row
-  // A vector is a line of the cache: to stream parts of lines is slow unless the other parts follow (measured: half to a
-  // third as fast).
-  static constexpr bool kWritesLines = sizeof(T) * kLanes >= 64;
   static constexpr bool kIsWide = sizeof(typename L::V) == kVectorBytes; // the rows of large tensors are long
 
   // Champions of strips, from order_of().
@@ -415,7 +412,7 @@ struct Strips {
       }
       touch_rows(plane, start, (stop - first - 1) * kStride + kRows);
       Plane walked = plane;
-      walked.stream = plane.stream && kWritesLines && !plane.in_halves;
+      walked.stream = false; // as planned, which the compiler does not know
       for_strips(walked.columns, [&]<Edge kEdge>(int64_t column, EdgeOf<kEdge>) {
         constexpr bool kFetch = kIsWide && kEdge == Edge::kNone;
         const T* const strip = from + column * kStride;
@@ -595,14 +592,28 @@ void forward_strips(const ForwardParams& p, const ForwardPlan& plan, void* scrat
   Shape blocks = p.shape;
   blocks.h.output = plan.row_blocks;
   Row row = row_of(blocks, begin);
+  StreamedLines lines(static_cast<char*>(scratch) + plan.ring_bytes);
+  ForwardParams pooled = p;
   for (int64_t unit = begin; unit < end; ++unit, advance(blocks, row)) {
     const int64_t first = row.h * plan.block_rows;
     const int64_t last = first + plan.block_rows < p.shape.h.output ? first + plan.block_rows : p.shape.h.output;
     PlaneView view = plane_view<T>(p, row);
-    view.ring = plan.scratch_bytes > 0 ? scratch : nullptr;
+    if (plan.in_lines) {
+      T* const to = static_cast<T*>(view.output) + first * view.output_pitch;
+      const int64_t shift = reinterpret_cast<char*>(lines.begin(to)) - reinterpret_cast<char*>(to);
+      pooled.output = static_cast<char*>(p.output) + shift;
+      view.output = static_cast<char*>(view.output) + shift;
+    }
+    view.ring = plan.ring_bytes > 0 ? scratch : nullptr;
     view.touch = plan.touch;
     view.fetch = plan.fetch;
-    pool_rows<T>(p, plan, row, view, first, last);
+    pool_rows<T>(pooled, plan, row, view, first, last);
+    if (plan.in_lines) {
+      lines.end((last - first) * view.output_pitch * static_cast<int64_t>(sizeof(T)));
+    }
+  }
+  if (plan.in_lines) {
+    lines.finish();
   }
   stream_fence();
 }

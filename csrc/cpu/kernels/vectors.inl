@@ -304,6 +304,14 @@ TORCH_MAXPOOL_INLINE Mask all_ones_where_unordered(V a, V b, Mask mask) {
     return mask | ((Mask)_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_UNORD_Q) & ones);
   }
 #endif
+#if defined(__x86_64__)
+  if constexpr (__is_same(V, Vector<float, 4>)) {
+    return mask | ((Mask)_mm_cmpunord_ps((__m128)a, (__m128)b) & ones);
+  }
+  if constexpr (__is_same(V, Vector<double, 2>)) {
+    return mask | ((Mask)_mm_cmpunord_pd((__m128d)a, (__m128d)b) & ones);
+  }
+#endif
   return mask | (((a != a) | (b != b)) & ones);
 }
 

@@ -179,11 +179,20 @@ struct WalkedWindows {
   }
 };
 
+// Has the plane's rows, from `row` on, written to `lines`.
+template <class T>
+inline void write_to(StreamedLines& lines, WalkedPlane<T>& plane, int64_t row) {
+  const int64_t at = row * plane.w.input;
+  plane.to = lines.begin(plane.to + at) - at;
+  plane.fetch = false; // of what comes behind it in memory
+}
+
 // Units: blocks of rows.
 template <class T, int kRows, int kColumns, bool kStream>
 int64_t backward_walk(const BackwardParams& p, const BackwardPlan& plan, void* scratch, int64_t begin, int64_t end) {
   const Axis& h = p.shape.h;
   WalkedWindows<T> windows(p, plan, scratch);
+  StreamedLines lines(static_cast<char*>(scratch) + plan.lines_at);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit % plan.row_blocks * plan.block_rows;
     const int64_t last = first + plan.block_rows < h.input ? first + plan.block_rows : h.input;
@@ -192,9 +201,17 @@ int64_t backward_walk(const BackwardParams& p, const BackwardPlan& plan, void* s
     if (bad >= 0) {
       return bad;
     }
+    if (plan.in_lines) {
+      write_to(lines, plane, first);
+    }
     Walk<T, kRows, kColumns, kStream>::rows(plane, first, last);
+    if (plan.in_lines) {
+      lines.end((last - first) * plane.w.input * static_cast<int64_t>(sizeof(T)));
+    }
   }
-  if (kStream) {
+  if (plan.in_lines) {
+    lines.finish();
+  } else if (kStream) {
     stream_fence();
   }
   return -1;
@@ -251,6 +268,7 @@ inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
   plan.touch = shape.h.kernel > 1 && is_worth_touching(bytes, p.stream_bytes);
   plan_walked_rows<T>(shape, shape.h.input, 2 * row_bytes + shape.w.output, plan);
   plan.units = planes * plan.row_blocks;
+  plan_lines(is_worth_streaming(p, bytes / 2), plan.block_rows * row_bytes, plan);
   constexpr int64_t kTapCost = kVectorBytes == 32 ? 6 : 8;
   constexpr int64_t kUnitCost = 480;
   const int64_t vectors = (shape.w.input + Sums<T>::kLanes - 1) / Sums<T>::kLanes;

@@ -171,6 +171,7 @@ int64_t backward_walk_pairs(
   const Axis& h = p.shape.h;
   WalkedWindows<T> windows(p, plan, scratch);
   const int64_t places = (h.input - 1 + h.pad) / 2 + 1;
+  StreamedLines lines(static_cast<char*>(scratch) + plan.lines_at);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t first = unit % plan.row_blocks * plan.block_rows;
     const int64_t last = first + plan.block_rows < places ? first + plan.block_rows : places;
@@ -179,9 +180,19 @@ int64_t backward_walk_pairs(
     if (bad >= 0) {
       return bad;
     }
+    const int64_t top = 2 * first - h.pad > 0 ? 2 * first - h.pad : 0;
+    const int64_t bottom = 2 * last - h.pad < h.input ? 2 * last - h.pad : h.input;
+    if (plan.in_lines) {
+      write_to(lines, plane, top);
+    }
     WalkPairs<T, kKernel, kStream>::rows(plane, first, last);
+    if (plan.in_lines) {
+      lines.end((bottom - top) * plane.w.input * static_cast<int64_t>(sizeof(T)));
+    }
   }
-  if (kStream) {
+  if (plan.in_lines) {
+    lines.finish();
+  } else if (kStream) {
     stream_fence();
   }
   return -1;
@@ -226,6 +237,9 @@ inline int64_t plan_walk_pairs(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t places = (shape.h.input - 1 + shape.h.pad) / 2 + 1;
   plan_walked_rows<T>(shape, places, 5 * row_bytes / 2 + shape.w.output, plan);
   plan.units = planes * plan.row_blocks;
+  // The strips of narrower vectors gain nothing.
+  const bool is_worth = kVectorBytes > 32 && is_worth_streaming(p, planes * shape.h.input * row_bytes / 2);
+  plan_lines(is_worth, 2 * plan.block_rows * row_bytes, plan);
   const int64_t strips = (shape.w.input + kStrip - 1) / kStrip;
   const int64_t steps = places + (shape.h.kernel - 2) * plan.row_blocks;
   const int64_t cost = 500 + planes * (plan.row_blocks * 800 + strips * (80 + steps * (shape.h.kernel == 2 ? 36 : 46)));

@@ -171,6 +171,20 @@ void forward_windows(const ForwardParams& p, const ForwardPlan&, void*, int64_t 
   }
 }
 
+// Whether the output's rows follow each other in the order of units.
+inline bool is_dense_output(const ForwardParams& p) {
+  const Shape& shape = p.shape;
+  const Strides& out = p.output_strides;
+  int64_t dense = shape.w.output;
+  const auto follows = [&](int64_t size, int64_t stride) {
+    const bool is_dense = size == 1 || stride == dense;
+    dense *= size;
+    return is_dense;
+  };
+  return out.w == 1 && follows(shape.h.output, out.h) && follows(shape.d.output, out.d) &&
+      follows(shape.channels, out.c) && follows(shape.batch, out.n);
+}
+
 template <class T>
 inline ForwardPlan plan_windows(const ForwardParams& p) {
   ForwardPlan plan = {};

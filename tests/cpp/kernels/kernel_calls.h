@@ -194,15 +194,16 @@ inline Value lowest(Element element) {
 // Few distinct values, so that ties abound.
 inline void fill_input(Element element, void* data, int64_t count, bool with_nans, std::mt19937& random) {
   const double infinity = std::numeric_limits<double>::infinity();
-  const double floats[] = {-infinity, -3, -1.5, -0.0, 0.0, 1, 2.5, 7, infinity, std::nan("")};
+  const double floats[] = {-infinity, -3, -1.5, -0.0, 0.0, 1, 2.5, 7, infinity};
   const double signed_integers[] = {-128, -127, -3, -1, 0, 1, 2, 127};
   const double unsigned_integers[] = {0, 0, 0, 1, 2, 127, 128, 255};
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t drawn = random();
     if (element < kFloatingCount) {
       // NaNs rarely: a few per row reach the path that is for them, and leave the other one alone elsewhere.
-      const bool nan = with_nans && drawn % 29 == 0;
-      set_value(element, data, i, floats[nan ? 9 : (drawn >> 8) % 9]);
+      // Of both signs: as bits, they are the largest values and the lowest ones.
+      const double nan = std::copysign(std::nan(""), (drawn >> 8) % 2 ? 1 : -1);
+      set_value(element, data, i, with_nans && drawn % 29 == 0 ? nan : floats[(drawn >> 8) % 9]);
     } else {
       set_value(element, data, i, (element == kUint8 ? unsigned_integers : signed_integers)[(drawn >> 8) % 8]);
     }

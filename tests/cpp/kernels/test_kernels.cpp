@@ -90,7 +90,7 @@ class Tester {
         run_in(heap_, problem, Serial{1}, number);
       } else {
         stream_bytes_ = kAlways;
-        run_in(at_end_, problem, Serial{1}, number);
+        run_in(at_end_, problem, Serial{1 + number % 2}, number);
         stream_bytes_ = kNever;
         run_in(at_start_, problem, Serial{3}, number);
       }
