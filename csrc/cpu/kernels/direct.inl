@@ -416,10 +416,11 @@ inline int64_t cost_of_direct(const BackwardParams& p, const BackwardPlan& plan,
   const bool waits = channels < kTurns && plan.turns == 1 && overlap > 0 && shape.w.dilation == 1;
   const int64_t wait = waits ? 6 * overlap / (shape.w.kernel + shape.w.stride) : 0;
   constexpr int64_t kInCache = int64_t{384} << 10;
-  const bool is_large = planes * elements * static_cast<int64_t>(sizeof(T)) > kInCache;
+  const int64_t bytes = planes * elements * static_cast<int64_t>(sizeof(T));
+  const bool is_large = bytes > kInCache;
+  const int64_t memory = is_worth_streaming(p, bytes) ? 225 : is_large ? 75 : 55; // it reads what it writes
   const int64_t listing = plan.form == kPlaneLine ? plan.tabled * outputs * 7 / 2 : planes * rows * 150;
-  const int64_t cost =
-      1400 + planes * (outputs * ((disjoint ? 8 : 10) + wait) + elements * (is_large ? 75 : 55) / 100) + listing;
+  const int64_t cost = 1400 + planes * (outputs * ((disjoint ? 8 : 10) + wait) + elements * memory / 100) + listing;
   return plan.units < 4 && is_large ? 2 * cost : cost;
 }
 

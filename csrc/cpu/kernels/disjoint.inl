@@ -315,7 +315,9 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   plan.scratch_bytes = 2 * w.output;
   const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));
   const int64_t bytes = shape.batch * shape.channels * shape.d.input * shape.h.input * row_bytes;
-  plan.stream = streams_rows<(kVectorBytes > 32 ? 32 : kVectorBytes)>(p, row_bytes, bytes);
+  // Only what vectors write: a line that is streamed and stored to is written twice.
+  const bool is_by_vectors = w.output % Moved<T, 16>::kLanes == 0 && w.output * w.stride == w.input;
+  plan.stream = is_by_vectors && streams_rows<(kVectorBytes > 32 ? 32 : kVectorBytes)>(p, row_bytes, bytes);
   plan.fetch = is_worth_fetching(bytes / 2);
   const int64_t unit_rows = shape.h.stride < shape.h.input ? shape.h.stride : shape.h.input;
   plan_lines(is_worth_streaming(p, bytes / 3), unit_rows * row_bytes, plan);

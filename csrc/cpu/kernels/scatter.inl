@@ -474,7 +474,8 @@ inline int64_t plan_scatter(const BackwardParams& p, BackwardPlan& plan) {
         (!p.is_channels_last ? in.c * plan.group : in.d * depths) * static_cast<int64_t>(sizeof(float));
   }
   const int64_t elements = planes * shape.d.input * shape.h.input * shape.w.input;
-  const int64_t visits = elements * (kIsNarrow<T> ? 2 : 1);
+  const bool is_beyond = is_worth_streaming(p, elements * static_cast<int64_t>(sizeof(T)));
+  const int64_t visits = elements * (kIsNarrow<T> ? 2 : 1) + (is_beyond ? elements * 3 / 2 : 0); // see cost_of_direct
   if (!plan.in_lockstep) {
     return outputs * 40 + visits;
   }
@@ -482,9 +483,10 @@ inline int64_t plan_scatter(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t plane_bytes = elements / planes * static_cast<int64_t>(sizeof(SumOf<T>));
   const bool collide = plan.group > 1 && plane_bytes % 2048 == 0;
   const int64_t rows = shape.d.output * shape.h.output;
-  const int64_t cost = plan.group > 1
-      ? 8500 + outputs * (collide ? 25 : 13) + visits + (rows * shape.w.output < 1024 ? rows * shape.w.output * 12 : 0)
-      : 9700 + outputs * 15 + visits + planes * rows * (1000 + lag_of(shape.w) * 240);
+  constexpr int64_t kFewCost = kVectorBytes == 64 ? 3 : 12; // measured on Granite Rapids (AVX-512) and Zen 3
+  const int64_t few = rows * shape.w.output < 1024 ? rows * shape.w.output * kFewCost : 0;
+  const int64_t cost = plan.group > 1 ? 8500 + outputs * (collide ? 25 : 13) + visits + few
+                                      : 9700 + outputs * 15 + visits + planes * rows * (1000 + lag_of(shape.w) * 240);
   return plan.units < 8 && groups > 1 ? 2 * cost : cost;
 }
 
