@@ -171,18 +171,22 @@ void forward_windows(const ForwardParams& p, const ForwardPlan&, void*, int64_t 
   }
 }
 
-// Whether the output's rows follow each other in the order of units.
-inline bool is_dense_output(const ForwardParams& p) {
-  const Shape& shape = p.shape;
-  const Strides& out = p.output_strides;
-  int64_t dense = shape.w.output;
+// Whether rows follow each other in the order of units; `width`, `height`, `depth`: of a plane.
+inline bool is_dense(const Shape& shape, const Strides& strides, int64_t width, int64_t height, int64_t depth) {
+  int64_t dense = width;
   const auto follows = [&](int64_t size, int64_t stride) {
-    const bool is_dense = size == 1 || stride == dense;
+    const bool follows = size == 1 || stride == dense;
     dense *= size;
-    return is_dense;
+    return follows;
   };
-  return out.w == 1 && follows(shape.h.output, out.h) && follows(shape.d.output, out.d) &&
-      follows(shape.channels, out.c) && follows(shape.batch, out.n);
+  return strides.w == 1 && follows(height, strides.h) && follows(depth, strides.d) &&
+      follows(shape.channels, strides.c) && follows(shape.batch, strides.n);
+}
+inline bool is_dense_input(const ForwardParams& p) {
+  return is_dense(p.shape, p.input_strides, p.shape.w.input, p.shape.h.input, p.shape.d.input);
+}
+inline bool is_dense_output(const ForwardParams& p) {
+  return is_dense(p.shape, p.output_strides, p.shape.w.output, p.shape.h.output, p.shape.d.output);
 }
 
 template <class T>
