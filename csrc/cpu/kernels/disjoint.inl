@@ -277,7 +277,7 @@ int64_t backward_disjoint(
 inline bool is_worth_streaming(const BackwardParams& p, int64_t bytes) {
   return bytes / 3 >= p.stream_bytes / 2;
 }
-// Whether that is done by vectors of kVector bytes, from rows on.
+// Whether that can be done by vectors of kVector bytes, to which all rows are aligned.
 template <int kVector = kVectorBytes>
 inline bool streams_rows(const BackwardParams& p, int64_t row_bytes, int64_t bytes) {
   return is_worth_streaming(p, bytes) && row_bytes % kVector == 0 &&

@@ -122,7 +122,7 @@ inline bool plan_strips(const ForwardParams& p, ForwardPlan& plan) {
   const int64_t written = planes * shape.h.output * shape.w.output * size;
   const int64_t plane_bytes = shape.h.output * row_bytes;
   const bool is_beyond = written >= p.stream_bytes;
-  const bool is_far_beyond = written >= 3 * p.stream_bytes && is_dense_output(p); // what pays for StreamedLines
+  const bool is_far_beyond = written / 3 >= p.stream_bytes && is_dense_output(p); // what pays for StreamedLines
   const bool shares_rows = shape.h.kernel > shape.h.stride;
   // Rows are streamed as they are where they are whole vectors or halves: lines that are stored to too are written twice.
   const bool has_whole_halves = shape.w.output * size % static_cast<int64_t>(sizeof(HalfVector)) == 0;
