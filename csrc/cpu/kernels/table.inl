@@ -6,6 +6,11 @@ template <class T>
 inline bool plan_tiles(const ForwardParams& p, int64_t group, ForwardPlan& plan) {
   typedef Lanes<T> L;
   const Shape& shape = p.shape;
+  // Of windows that reach much further than the input, tiles would hold little but padding.
+  const auto is_near = [](const Axis& axis) { return (axis.kernel - 1) / 4 <= (axis.input + 64) / axis.dilation; };
+  if (!is_near(shape.d) || !is_near(shape.h) || !is_near(shape.w)) {
+    return false;
+  }
   // Tap numbers must fit the lanes of Index.
   const int64_t taps =
       p.wide_offsets && p.offsets ? shape.d.kernel * shape.h.kernel * shape.w.kernel : 1; // checked to fit int32
