@@ -26,8 +26,8 @@ struct Axis {
   int64_t input; // size of the input
   int64_t output; // size of the output
   int64_t kernel;
-  int64_t stride;
-  int64_t dilation;
+  int64_t stride; // at most dilation * (kernel - 1) + 1 where output is 1
+  int64_t dilation; // 1 where kernel is 1
   int64_t pad; // leading padding
 };
 

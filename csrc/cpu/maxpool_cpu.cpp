@@ -114,12 +114,15 @@ Shape shape_of(
     if (i < 0) {
       return {1, 1, 1, 1, 1, 0};
     }
+    // A stride that nothing takes and a dilation between no two taps can be anything; kernels multiply by them.
+    const int64_t kernel = pooling.kernel_size[i];
+    const int64_t output = geometry.output[i];
     return {
         input_spatial_size[i],
-        geometry.output[i],
-        pooling.kernel_size[i],
-        pooling.stride[i],
-        pooling.dilation[i],
+        output,
+        kernel,
+        output > 1 ? pooling.stride[i] : std::min(pooling.stride[i], pooling.effective[i]),
+        kernel > 1 ? pooling.dilation[i] : 1,
         geometry.pad_before[i]};
   };
   return {axis(2), axis(1), axis(0), dims == rank + 2 ? sizes[0] : 1, sizes[dims - rank - 1]};
