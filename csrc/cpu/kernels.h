@@ -104,7 +104,7 @@ using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* s
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  // "windows", "columns", "run", "strips", "narrow", "slices", "sliding", "tile", "channels": for tests and reports
+  // "windows", "columns", "run", "flat", "strips", "narrow", "slices", "sliding", "tile", "channels": for tests and reports
   const char* family;
   ForwardKernel run;
   int64_t units;
@@ -113,6 +113,7 @@ struct ForwardPlan {
   bool stream; // the output passes by the cache
   bool in_lines; // through scratch: see streamed.inl
   int64_t ring_bytes; // of scratch, for rows that windows share; then come those lines
+  int64_t lines_at; // family "flat": where they come
   bool touch, fetch; // see PlaneView
   PoolPlane pool;
   PoolPlane pool_exact; // null, or false: windows one by one

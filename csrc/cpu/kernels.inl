@@ -34,6 +34,7 @@
 #include "kernels/narrow.inl"
 #include "kernels/tile_rows.inl"
 #include "kernels/tile.inl"
+#include "kernels/flat.inl"
 #include "kernels/sliding.inl"
 #include "kernels/plan_sliding.inl"
 #include "kernels/channels.inl"

@@ -33,6 +33,7 @@ struct UnsignedOf<8> {
 //   lane(x), element(lane)
 //                   one element as a lane, and back
 //   lowest()        a lane that beats nothing; never noted, since it may be strange
+//   capped(x, cap)  x where cap is highest(), cap where it is lowest()
 //   note(seen, v), note(seen, v, w)
 //                   remembers in `seen` whether v holds strange lanes, whose order `beats` does not know; results that
 //                   depend on such lanes must be computed again, by Exact lanes, which know more of them, or (where
@@ -85,6 +86,12 @@ struct PlainLanes : LaneBase<T, T, kBytes> {
   static TORCH_MAXPOOL_INLINE T lowest() {
     return Type<T>::lowest();
   }
+  static TORCH_MAXPOOL_INLINE T highest() {
+    return Type<T>::highest();
+  }
+  static TORCH_MAXPOOL_INLINE V capped(V x, V cap) {
+    return smaller(x, cap);
+  }
 };
 
 // Floating point with NaNs: a NaN beats every number, and a later NaN an earlier one.
@@ -96,6 +103,9 @@ struct NanLanes : PlainLanes<T, kBytes> {
   }
   static TORCH_MAXPOOL_INLINE typename Base::V winner(typename Base::V x, typename Base::V m) {
     return beats(x, m) ? x : m;
+  }
+  static TORCH_MAXPOOL_INLINE typename Base::V capped(typename Base::V x, typename Base::V cap) {
+    return cap == splat<typename Base::V>(Base::lowest()) ? cap : x;
   }
 };
 
@@ -177,6 +187,12 @@ struct ZeroLanes : LaneBase<Float16, int16_t, kBytes> {
   static TORCH_MAXPOOL_INLINE int16_t lowest() {
     return -1; // below both infinities
   }
+  static TORCH_MAXPOOL_INLINE int16_t highest() {
+    return 0; // any but the lowest
+  }
+  static TORCH_MAXPOOL_INLINE V capped(V x, V cap) {
+    return cap == -1 ? cap : x;
+  }
 };
 
 // 16-bit floats as integers of the same order: negative numbers have their magnitude bits inverted. That puts -0 below
@@ -228,6 +244,12 @@ struct Lanes<Float16, kBytes> : LaneBase<Float16, int16_t, kBytes> {
   }
   static TORCH_MAXPOOL_INLINE int16_t lowest() {
     return INT16_MIN; // below both infinities
+  }
+  static TORCH_MAXPOOL_INLINE int16_t highest() {
+    return INT16_MAX;
+  }
+  static TORCH_MAXPOOL_INLINE V capped(V x, V cap) {
+    return smaller(x, cap);
   }
 };
 

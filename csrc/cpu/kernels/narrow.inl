@@ -1,6 +1,5 @@
-// Forward, family "narrow": windows for strips.inl whose rows of the output are shorter than its narrowest vectors, or that
-// one vector holds where strips would take two. Planes are copied into scratch, one below the other, with rows long enough
-// for one vector of windows. What they lack are elements that never win before one of the plane's, and so are the rows of
+// Forward, family "narrow": windows for strips.inl whose rows of the output are shorter than its narrowest vectors. Planes
+// are copied into scratch, one below the other, with rows long enough for one vector of windows. What they lack are elements that never win before one of the plane's, and so are the rows of
 // their padding. That is pooled as one tall plane, and what belongs to the planes is copied out.
 
 namespace {
@@ -261,19 +260,6 @@ template <class T>
 inline bool plan_narrow(const ForwardParams& p, ForwardPlan& plan) {
   typedef Lanes<T, narrowest_pool<T>()> L;
   return p.shape.w.output < L::kLanes && plan_narrow_for<L>(p, plan);
-}
-
-// The same where strips would take two vectors, with padding on both sides, and one is quicker: in 3/1 (measured).
-template <class T, int kBytes>
-inline bool plan_narrow_first(const ForwardParams& p, ForwardPlan& plan) {
-  if constexpr (kVectorBytes >= kBytes && Type<T>::kHasNan && sizeof(T) == 4) {
-    typedef Lanes<T, kBytes> L;
-    const Axis& w = p.shape.w;
-    const bool is_quicker = kBytes <= 32 || p.offsets == nullptr || w.output * 3 <= L::kLanes * 2;
-    return is_quicker && w.kernel == 3 && w.stride == 1 && w.pad == 1 && w.output * 2 > L::kLanes &&
-        plan_narrow_for<L>(p, plan);
-  }
-  return false;
 }
 
 } // namespace

@@ -75,8 +75,8 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     }
     return plan_single<T>(p);
   }
-  if (plan_run<T>(p, plan) || plan_narrow_first<T, 32>(p, plan) || plan_narrow_first<T, 64>(p, plan) ||
-      plan_strips<T>(p, plan) || plan_narrow<T>(p, plan) || plan_sliding<T>(p, plan)) {
+  if (plan_run<T>(p, plan) || plan_flat<T>(p, plan) || plan_strips<T>(p, plan) || plan_narrow<T>(p, plan) ||
+      plan_sliding<T>(p, plan)) {
     return plan;
   }
   if (p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan)) {

@@ -37,12 +37,18 @@ struct Type<double> : PlainType<double, true> {
   static inline double lowest() {
     return -__builtin_inf();
   }
+  static inline double highest() {
+    return __builtin_inf();
+  }
 };
 template <>
 struct Type<float> : PlainType<float, true> {
   using PlainType::PlainType;
   static inline float lowest() {
     return -__builtin_inff();
+  }
+  static inline float highest() {
+    return __builtin_inff();
   }
 };
 template <>
@@ -51,12 +57,18 @@ struct Type<uint8_t> : PlainType<uint8_t, false> {
   static inline uint8_t lowest() {
     return 0;
   }
+  static inline uint8_t highest() {
+    return UINT8_MAX;
+  }
 };
 template <>
 struct Type<int8_t> : PlainType<int8_t, false> {
   using PlainType::PlainType;
   static inline int8_t lowest() {
     return INT8_MIN;
+  }
+  static inline int8_t highest() {
+    return INT8_MAX;
   }
 };
 template <>
@@ -65,6 +77,9 @@ struct Type<int16_t> : PlainType<int16_t, false> {
   static inline int16_t lowest() {
     return INT16_MIN;
   }
+  static inline int16_t highest() {
+    return INT16_MAX;
+  }
 };
 template <>
 struct Type<int32_t> : PlainType<int32_t, false> {
@@ -72,12 +87,18 @@ struct Type<int32_t> : PlainType<int32_t, false> {
   static inline int32_t lowest() {
     return INT32_MIN;
   }
+  static inline int32_t highest() {
+    return INT32_MAX;
+  }
 };
 template <>
 struct Type<int64_t> : PlainType<int64_t, false> {
   using PlainType::PlainType;
   static inline int64_t lowest() {
     return INT64_MIN;
+  }
+  static inline int64_t highest() {
+    return INT64_MAX;
   }
 };
 

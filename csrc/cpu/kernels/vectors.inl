@@ -282,6 +282,36 @@ TORCH_MAXPOOL_INLINE V larger(V x, V m) {
   return x > m ? x : m;
 }
 
+// x < m ? x : m
+template <class V>
+TORCH_MAXPOOL_INLINE V smaller(V x, V m) {
+#if defined(__x86_64__)
+  if constexpr (__is_same(V, Vector<float, 4>)) {
+    return (V)_mm_min_ps((__m128)x, (__m128)m);
+  }
+  if constexpr (__is_same(V, Vector<double, 2>)) {
+    return (V)_mm_min_pd((__m128d)x, (__m128d)m);
+  }
+#if defined(TORCH_MAXPOOL_HAS_AVX2)
+  if constexpr (__is_same(V, Vector<float, 8>)) {
+    return (V)_mm256_min_ps((__m256)x, (__m256)m);
+  }
+  if constexpr (__is_same(V, Vector<double, 4>)) {
+    return (V)_mm256_min_pd((__m256d)x, (__m256d)m);
+  }
+#endif
+#if defined(TORCH_MAXPOOL_HAS_AVX512)
+  if constexpr (__is_same(V, Vector<float, 16>)) {
+    return (V)_mm512_min_ps((__m512)x, (__m512)m);
+  }
+  if constexpr (__is_same(V, Vector<double, 8>)) {
+    return (V)_mm512_min_pd((__m512d)x, (__m512d)m);
+  }
+#endif
+#endif
+  return x < m ? x : m;
+}
+
 // `mask`, with lanes of ones (but for the sign) where a or b is a NaN.
 template <class V, class Mask>
 TORCH_MAXPOOL_INLINE Mask all_ones_where_unordered(V a, V b, Mask mask) {
