@@ -2,11 +2,13 @@
 // registers them.
 #include "accelerate.h"
 #include "functional.h"
+#include "operators.h"
 
 #include <c10/util/SmallVector.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -173,12 +175,49 @@ bool acceleration_accepts(const at::Tensor& tensor) {
   return py::module_::import("torch_maxpool.acceleration").attr("accepts")(tensor).cast<bool>();
 }
 
+// The operators themselves, for compiled code: a call of torch.ops takes about twice as long (torch_maxpool.compiling).
+void def_operators(py::module_& module) {
+  const std::vector<int64_t> none, zero = {0}, one = {1};
+  const auto def_forward = [&](const char* name, auto function) {
+    module.def(
+        name,
+        function,
+        py::call_guard<py::gil_scoped_release>(),
+        py::arg("input"),
+        py::arg("kernel_size"),
+        py::arg("stride") = none,
+        py::arg("padding") = zero,
+        py::arg("dilation") = one,
+        py::arg("ceil_mode") = false,
+        py::kw_only(),
+        py::arg("exact") = false,
+        py::arg("auto_pad") = "explicit");
+  };
+  def_forward("maxpool_forward", torch_maxpool::maxpool_forward);
+  def_forward("maxpool_values", torch_maxpool::maxpool_values);
+  module.def(
+      "maxpool_backward",
+      torch_maxpool::maxpool_backward,
+      py::call_guard<py::gil_scoped_release>(),
+      py::arg("grad_output"),
+      py::arg("offsets"),
+      py::arg("input_spatial_size"),
+      py::arg("kernel_size"),
+      py::arg("stride"),
+      py::arg("padding"),
+      py::arg("dilation"),
+      py::arg("ceil_mode"),
+      py::kw_only(),
+      py::arg("auto_pad") = "explicit");
+}
+
 } // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled part of torch_maxpool; use torch_maxpool or torch.ops.torch_maxpool instead.";
   module.def("max_pool", pool<torch_maxpool::max_pool>);
   module.def("max_pool_with_indices", pool<torch_maxpool::max_pool_with_indices>);
+  def_operators(module);
   // torch_maxpool.acceleration adds what Python's own caches need.
   module.def("hold_acceleration", torch_maxpool::detail::hold);
   module.def("drop_acceleration", torch_maxpool::detail::drop);

@@ -401,6 +401,7 @@ STEPS = {
     "gaps": (([2, 1], [3, 2]), {}),
     "overlap": ((2, 1), {}),
     "padded": ((3, 2, 1), {}),
+    "nine over an element": ((3, 1, 1), {}),
     "ceil_mode": ((3, 2, 1), {"ceil_mode": True}),
 }
 
@@ -437,6 +438,35 @@ def test_inductor_makes_tiny_steps_of_training_its_own(name, dtype, dynamic):
     assert_same(leaf.grad, torch.autograd.grad(expected, x, grad)[0])
     assert len(codes) == 2
     assert "torch.ops.torch_maxpool" not in "".join(codes)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_adds_windows_in_order(threads):
+    """Inductor's loops are left where windows that share elements would be added by several threads."""
+    x = torch.randn(1, 4, 32, 32, requires_grad=True)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with fresh_cache():
+            compiled = torch.compile(lambda tensor: OUR_POOL[2](tensor, 3, 2, 1), fullgraph=True)
+            _, (forward, backward) = run_fw_bw_and_get_code(lambda: compiled(x))
+    finally:
+        torch.set_num_threads(before)
+    assert "torch.ops.torch_maxpool" not in forward
+    assert ("torch.ops.torch_maxpool" in backward) == (threads == 2)
+    assert "atomic_add(&" not in backward
+
+
+def test_compiled_code_calls_operators_the_short_way():
+    x = torch.randn(2, 64, 56, 56, requires_grad=True)
+    with fresh_cache():
+        compiled = torch.compile(lambda tensor: OUR_POOL[2](tensor, 3, 2, 1), fullgraph=True)
+        _, (forward, backward) = run_fw_bw_and_get_code(lambda: compiled(x))
+        with torch.no_grad():
+            _, (values,) = run_and_get_code(compiled, x)
+    assert "torch.ops.torch_maxpool.maxpool_forward.direct(" in forward
+    assert "torch.ops.torch_maxpool.maxpool_backward.direct(" in backward
+    assert "torch.ops.torch_maxpool.maxpool_values.direct(" in values
 
 
 def test_a_tiny_dilated_step_is_right():

@@ -28,4 +28,8 @@ def check() -> None:
 
 check()
 
-from torch_maxpool import _C  # noqa: E402, F401  registers the operators
+from torch_maxpool import _C  # noqa: E402  registers the operators
+
+# What compiled code calls, which may have been compiled by another process (compiling.py).
+for _name in ("maxpool_forward", "maxpool_values", "maxpool_backward"):
+    getattr(torch.ops.torch_maxpool, _name).direct = getattr(_C, _name)

@@ -25,9 +25,10 @@ _LARGEST_WINDOW = 25  # elements; Inductor does not unroll larger ones
 # part in so many.
 _FEW_IN_CHANNELS_LAST, _FEW_BY_ONE, _FEW = 512 * 1024, 64 * 1024, 32 * 1024
 _PART = 8
-# Likewise in a step of training, where windows share no element, and where they do, times the windows over an element.
-_FEW_IN_A_STEP, _FEW_SHARED = 16 * 1024, 8 * 1024
-_MOST_SHARED = 4  # windows over an element: of more the loops take several seconds longer to compile
+# Likewise of a step of training, where windows share no element, and where they do, times the windows over an element
+# (measured with AVX-512).
+_FEW_IN_A_STEP, _FEW_SHARED = 8 * 1024, 16 * 1024
+_MOST_SHARED = 9  # windows over an element
 
 
 def _window(
@@ -95,10 +96,17 @@ def _is_at_most(size: Any, limit: int) -> bool:
 
 
 def _call(operator: Any, *arguments: Any, **options: Any) -> Any:
-    """The operator as it is."""
+    """The operator as it is. Python code calls it by the shorter of two ways, which _library.py has put beside it."""
+    from torch._inductor.ir import FallbackKernel
     from torch._inductor.lowering import fallback_handler
 
-    return fallback_handler(operator, add_to_fallback_set=False)(*arguments, **options)
+    results = fallback_handler(operator, add_to_fallback_set=False)(*arguments, **options)
+    for result in results if isinstance(results, (list, tuple)) else (results,):
+        for kernel in result.data.data.inputs:
+            name = f"torch.ops.{operator}"
+            if isinstance(kernel, FallbackKernel) and kernel.python_kernel_name == name:
+                kernel.python_kernel_name = name.removesuffix("default") + "direct"
+    return results
 
 
 def _lower_values(input: Any, *arguments: Any, **options: Any) -> Any:
@@ -111,14 +119,28 @@ def _lower_values(input: Any, *arguments: Any, **options: Any) -> Any:
     return _call(_VALUES, input, *arguments, **options)
 
 
+def _windows_over_an_element(kernel: list[int], stride: list[int]) -> int:
+    return math.prod(-(-k // s) for k, s in zip(kernel, stride, strict=True))
+
+
 def _is_step_left(tensor: Any, size: Sequence[Any], kernel: list[int], stride: list[int]) -> bool:
     """Whether forward or backward of a step of training, on an input of this size, is to be Inductor's own loops:
     where that takes less than the call."""
     if tensor.get_device().type != "cpu" or tensor.get_dtype() not in (torch.float32, torch.float64):
         return False
-    windows = math.prod(-(-k // s) for k, s in zip(kernel, stride, strict=True))
+    windows = _windows_over_an_element(kernel, stride)
     limit = _FEW_IN_A_STEP if windows == 1 else _FEW_SHARED if windows <= _MOST_SHARED else 0
     return not _is_channels_last(tensor) and _is_at_most(math.prod(size) * windows, limit)
+
+
+def _adds_in_order(outputs: Sequence[Any]) -> bool:
+    """Whether Inductor's loop over so many outputs is not run in parallel."""
+    from torch._inductor import config
+
+    threads = torch.get_num_threads()
+    return not config.cpp.dynamic_threads and (
+        threads == 1 or _is_at_most(math.prod(outputs), config.cpp.min_chunk_size * threads - 1)
+    )
 
 
 def _lower_forward(input: Any, *arguments: Any, **options: Any) -> Any:
@@ -138,9 +160,12 @@ def _lower_backward(grad_output: Any, offsets: Any, size: Sequence[Any], *argume
     window = _window(*arguments, **options)
     # Elsewhere offsets may be anyone's, and have to be checked.
     if window and V.graph.is_backward and window[3] == [1, 1]:
-        sizes = [*grad_output.get_size()[:-2], *size]
-        if _is_step_left(grad_output, sizes, *window[:2]):
-            return inductor_loops.gradient(grad_output, offsets, size, *window[:3])
+        kernel, stride, padding = window[:3]
+        outputs = grad_output.get_size()
+        if _is_step_left(grad_output, [*outputs[:-2], *size], kernel, stride) and (
+            _windows_over_an_element(kernel, stride) == 1 or _adds_in_order(outputs)
+        ):
+            return inductor_loops.gradient(grad_output, offsets, size, kernel, stride, padding)
     return _call(_BACKWARD, grad_output, offsets, size, *arguments, **options)
 
 

@@ -61,50 +61,46 @@ def pooled(
 def gradient(
     grad_output: Any, offsets: Any, size: Sequence[Any], kernel: list[int], stride: list[int], padding: list[int]
 ) -> Any:
-    """Of the input: for each element the gradients of the windows that it wins, added in the order of the outputs.
-    Windows are not dilated. An offset that names no element of its window is not noticed."""
-    from torch._inductor.ir import Pointwise
-    from torch._inductor.virtualized import ops
-    from torch.utils._sympy.functions import FloorDiv
+    """Of the input: each output's gradient is added to the element that its offset names, in the order of the outputs,
+    unless the loop runs in parallel. Windows are not dilated. An offset that names no element of its window is not
+    noticed."""
+    from torch._inductor import ir
+    from torch._inductor.virtualized import V, ops
 
-    grad_output.realize_hint()  # it is read by each element
+    device, dtype = grad_output.get_device(), grad_output.get_dtype()
     load_grad, load_offset = grad_output.make_loader(), offsets.make_loader()
-    outputs = grad_output.get_size()[-2:]
-
-    def index(expression: Any) -> Any:
-        return ops.index_expr(expression, torch.int32)
-
-    def number(value: int) -> Any:
-        return ops.constant(value, torch.int32)
-
-    def added(place: Sequence[Any]) -> Any:
-        prefix = place[:-2]
-        windows = []
-        for i, position in enumerate(place[-2:]):
-            padded = position + padding[i]
-            first = ops.maximum(index(FloorDiv(padded - kernel[i] + stride[i], stride[i])), number(0))
-            end = ops.minimum(index(FloorDiv(padded, stride[i]) + 1), index(outputs[i]))
-            along = []
-            for step in range(-(-kernel[i] // stride[i])):  # at most as many windows hold one element
-                output = ops.add(first, number(step))
-                tap = ops.sub(index(padded), ops.mul(output, number(stride[i])))
-                some = ops.minimum(output, ops.sub(end, number(1)))
-                along.append((ops.indirect_indexing(some, outputs[i], check=False), tap, ops.lt(output, end)))
-            windows.append(along)
-        total = ops.constant(0.0, grad_output.get_dtype())
-        for (row, i, is_row), (column, j, is_column) in itertools.product(*windows):
-            offset = ops.to_dtype(load_offset([*prefix, row, column]), torch.int32)
-            wins = ops.eq(offset, ops.add(ops.mul(i, number(kernel[1])), j))
-            wins = ops.and_(ops.and_(is_row, is_column), wins)
-            total = ops.where(wins, ops.add(total, load_grad([*prefix, row, column])), total)
-        return total
-
-    return Pointwise.create(
-        device=grad_output.get_device(),
-        dtype=grad_output.get_dtype(),
-        inner_fn=added,
+    sums = ir.Pointwise.create(
+        device=device,
+        dtype=dtype,
+        inner_fn=lambda _: ops.constant(0.0, dtype),
         ranges=[*grad_output.get_size()[:-2], *size],
     )
+    sums.realize()
+
+    def winner(index: Sequence[Any]) -> list[Any]:
+        *prefix, row, column = index
+        offset = ops.to_dtype(load_offset(index), torch.int32)
+        width = ops.constant(kernel[1], torch.int32)
+        tap_row = ops.truncdiv(offset, width)
+        tap_column = ops.sub(offset, ops.mul(tap_row, width))
+        place = []
+        for i, (position, tap) in enumerate(((row, tap_row), (column, tap_column))):
+            first = ops.index_expr(position * stride[i] - padding[i], torch.int32)
+            place.append(ops.indirect_indexing(ops.add(first, tap), size[i], check=False, wrap_neg=False))
+        return [*prefix, *place]
+
+    scatter = ir.Scatter(
+        device=device,
+        dtype=dtype,
+        inner_fn=load_grad,
+        ranges=grad_output.get_size(),
+        output_indexer=winner,
+        scatter_mode="atomic_add",
+    )
+    buffer = ir.ComputedBuffer(name=None, layout=ir.MutationLayoutSHOULDREMOVE(sums), data=scatter)
+    buffer.name = V.graph.register_buffer(buffer)
+    V.graph.register_operation(buffer)
+    return sums
 
 
 def _is_within(ops: Any, *positions: tuple[Any, Any]) -> Any:
