@@ -47,8 +47,18 @@ struct Pixels {
   int64_t count, channels;
 };
 
-// kVectors vectors of channels of one pixel. taps[t] + from: tap t of the list. kTaps: of a whole window; 0: any.
-template <class L, bool kIndexed, int kVectors, int kTaps, class Offset>
+// How windows are pooled: kTaps: 4 or 9, of a whole square window, or 0, any number. kNoted: columns of such a window whose
+// lanes are noted; those of the others the next pixel's window notes.
+template <int kTaps, int kNoted>
+struct WindowOf {
+  static constexpr int kWidth = kTaps == 9 ? 3 : 2;
+  static constexpr bool notes(int64_t tap) {
+    return kTaps == 0 || tap % kWidth < kNoted;
+  }
+};
+
+// kVectors vectors of channels of one pixel. taps[t] + from: tap t of the list.
+template <class L, bool kIndexed, int kVectors, int kTaps, int kNoted, class Offset>
 TORCH_MAXPOOL_INLINE void pool_channels(
     const TapList& list,
     const typename L::Element* const* taps,
@@ -60,11 +70,18 @@ TORCH_MAXPOOL_INLINE void pool_channels(
   Champions<L, kIndexed> best[kVectors];
   typename L::V v[kVectors];
   const auto load = [&](int64_t t) __attribute__((always_inline)) {
+    const auto* const at = taps[t] + from;
     for (int u = 0; u < kVectors; ++u) {
-      v[u] = held(L::load(taps[t] + from + u * kLanes));
+      v[u] = held(L::load(at + u * kLanes));
     }
-    for (int u = 0; u < kVectors; u += 2) {
-      L::note(strange, v[u], v[u + 1 < kVectors ? u + 1 : u]);
+    for (int u = 0; u < kVectors && WindowOf<kTaps, kNoted>::notes(t); u += 2) {
+      if constexpr (L::kIsPlain) {
+        L::note(strange, v[u], v[u + 1 < kVectors ? u + 1 : u]);
+      } else if (u + 1 < kVectors) {
+        L::note_at(strange, at + u * kLanes, at + (u + 1) * kLanes);
+      } else {
+        L::note_at(strange, at + u * kLanes);
+      }
     }
   };
   const auto meet = [&](int64_t t, int64_t tap) __attribute__((always_inline)) {
@@ -96,7 +113,7 @@ TORCH_MAXPOOL_INLINE void pool_channels(
 }
 
 // Returns what was noted.
-template <class L, bool kIndexed, int kTaps, class Offset>
+template <class L, bool kIndexed, int kTaps, int kNoted, class Offset>
 inline typename L::Mask pool_pixels(const TapList list, const Pixels<typename L::Element, Offset> pixels) {
   constexpr int kLanes = L::kLanes;
   constexpr int kVectors = kTaps > 0 ? 2 : 4;
@@ -112,15 +129,21 @@ inline typename L::Mask pool_pixels(const TapList list, const Pixels<typename L:
   for (int64_t i = 0; i < pixels.count; ++i) {
     int64_t c = 0;
     for (; c + kVectors * kLanes <= pixels.channels; c += kVectors * kLanes) {
-      pool_channels<L, kIndexed, kVectors, kTaps>(list, taps, pixels, from + c, to + c, strange);
+      pool_channels<L, kIndexed, kVectors, kTaps, kNoted>(list, taps, pixels, from + c, to + c, strange);
     }
     while (c < pixels.channels) {
       c = c + kLanes <= pixels.channels ? c : pixels.channels - kLanes; // the last vector overlaps the one before
-      pool_channels<L, kIndexed, 1, kTaps>(list, taps, pixels, from + c, to + c, strange);
+      pool_channels<L, kIndexed, 1, kTaps, kNoted>(list, taps, pixels, from + c, to + c, strange);
       c += kLanes;
     }
     from += pixels.step;
     to += pixels.output_step;
+  }
+  for (int64_t t = 0; t < kTaps; ++t) { // of the last pixel's window what no other notes
+    const T* const at = taps[t] + from - pixels.step;
+    for (int64_t c = 0; c < pixels.channels && !WindowOf<kTaps, kNoted>::notes(t); c += kLanes) {
+      L::note_at(strange, at + (c + kLanes <= pixels.channels ? c : pixels.channels - kLanes));
+    }
   }
   return strange;
 }
@@ -158,7 +181,7 @@ struct ChannelRows {
           shape.channels};
       const typename L::Mask noted =
           is_inner && is_inner_row ? pool_whole(pixels) : pool_cut(td, th, taps_of(shape.w, o), pixels);
-      strange = noted > strange ? noted : strange;
+      L::join(strange, noted);
     }
     return !L::is_strange(strange, p);
   }
@@ -166,19 +189,26 @@ struct ChannelRows {
  private:
   typename L::Mask pool_whole(const Pixels<T, Offset>& pixels) {
     if constexpr (sizeof(Offset) == 1 && __is_same(L, Lanes<T>)) {
-      if (whole.count == 4) {
-        return pool_pixels<L, kIndexed, 4>(whole, pixels);
+      constexpr bool kNotes = Type<T>::kHasNan; // else there is nothing to note
+      const int64_t stride = p.shape.w.stride;
+      if (whole.count == 4 && p.shape.w.kernel == 2) {
+        return kNotes && stride == 1 ? pool_pixels<L, kIndexed, 4, kNotes ? 1 : 2>(whole, pixels)
+                                     : pool_pixels<L, kIndexed, 4, 2>(whole, pixels);
       }
-      if (whole.count == 9) {
-        return pool_pixels<L, kIndexed, 9>(whole, pixels);
+      if (whole.count == 9 && p.shape.w.kernel == 3) {
+        if (kNotes && stride <= 2) {
+          return stride == 1 ? pool_pixels<L, kIndexed, 9, kNotes ? 1 : 3>(whole, pixels)
+                             : pool_pixels<L, kIndexed, 9, kNotes ? 2 : 3>(whole, pixels);
+        }
+        return pool_pixels<L, kIndexed, 9, 3>(whole, pixels);
       }
     }
-    return pool_pixels<L, kIndexed, 0>(whole, pixels);
+    return pool_pixels<L, kIndexed, 0, 0>(whole, pixels);
   }
 
   typename L::Mask pool_cut(const Taps& td, const Taps& th, const Taps& tw, const Pixels<T, Offset>& pixels) {
     cut.fill(p, td, th, tw);
-    return pool_pixels<L, kIndexed, 0>(cut, pixels);
+    return pool_pixels<L, kIndexed, 0, 0>(cut, pixels);
   }
 };
 

@@ -38,6 +38,10 @@ struct UnsignedOf<8> {
 //                   remembers in `seen` whether v holds strange lanes, whose order `beats` does not know; results that
 //                   depend on such lanes must be computed again, by Exact lanes, which know more of them, or (where
 //                   Exact is void, or finds strange lanes too) by forward_windows
+//   note_at(seen, from), note_at(seen, from, more)
+//                   the same of what lies there, which may take less
+//   join(seen, more)
+//                   what two have seen
 //   is_strange(seen, p)
 template <class T, class LaneType, int kBytes>
 struct LaneBase {
@@ -52,6 +56,11 @@ struct LaneBase {
   static constexpr bool kIsPlain = __is_same(T, LaneType);
   static TORCH_MAXPOOL_INLINE void note(Mask&, V) {}
   static TORCH_MAXPOOL_INLINE void note(Mask&, V, V) {}
+  static TORCH_MAXPOOL_INLINE void note_at(Mask&, const T*) {}
+  static TORCH_MAXPOOL_INLINE void note_at(Mask&, const T*, const T*) {}
+  static TORCH_MAXPOOL_INLINE void join(Mask& seen, Mask more) {
+    seen = more > seen ? more : seen;
+  }
   static TORCH_MAXPOOL_INLINE bool is_strange(Mask, const ForwardParams&) {
     return false;
   }
@@ -125,6 +134,12 @@ struct NumberLanes : PlainLanes<T, kBytes> {
   static TORCH_MAXPOOL_INLINE void note(Mask& seen, typename Base::V v, typename Base::V w) {
     seen = all_ones_where_unordered(v, w, seen);
   }
+  static TORCH_MAXPOOL_INLINE void note_at(Mask& seen, const T* from) {
+    note(seen, Base::load(from));
+  }
+  static TORCH_MAXPOOL_INLINE void note_at(Mask& seen, const T* from, const T* more) {
+    note(seen, Base::load(from), Base::load(more));
+  }
   static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen, const ForwardParams&) {
     const T infinity = -Type<T>::lowest();
     typename UnsignedOf<sizeof(T)>::mask bits;
@@ -175,6 +190,12 @@ struct ZeroLanes : LaneBase<Float16, int16_t, kBytes> {
     note(seen, v);
     note(seen, w);
   }
+  static TORCH_MAXPOOL_INLINE void note_at(Mask& seen, const Float16* from) {
+    note(seen, load(from));
+  }
+  static TORCH_MAXPOOL_INLINE void note_at(Mask& seen, const Float16* from, const Float16* more) {
+    note(seen, load(from), load(more));
+  }
   static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen, const ForwardParams& p) {
     return any(seen > static_cast<int16_t>(p.infinity));
   }
@@ -203,6 +224,7 @@ struct Lanes<Float16, kBytes> : LaneBase<Float16, int16_t, kBytes> {
   typedef ZeroLanes<kBytes> Exact; // but for NaNs
   typedef typename Base::V V;
   typedef typename Base::Mask Mask;
+  typedef Vector<uint16_t, Base::kLanes> Sizes;
   static TORCH_MAXPOOL_INLINE V invert(V v) {
     return v ^ ((v >> 15) & 0x7fff);
   }
@@ -221,19 +243,33 @@ struct Lanes<Float16, kBytes> : LaneBase<Float16, int16_t, kBytes> {
   static TORCH_MAXPOOL_INLINE V winner(V x, V m) {
     return larger(x, m);
   }
-  // `seen`: the largest of magnitudes and, as the largest number there is, of -0 (whose key is -1).
+  // `seen`, without signs: the largest of twice the magnitude, less one where numbers are negative. That of -0 is the
+  // largest there is, and those of NaNs are larger than infinity's.
+  static TORCH_MAXPOOL_INLINE void note_bits(Mask& seen, V bits) {
+    const Sizes size = reinterpret_cast<Sizes>(bits);
+    join(seen, reinterpret_cast<Mask>(size + size + reinterpret_cast<Sizes>(bits >> 15)));
+  }
+  static TORCH_MAXPOOL_INLINE void join(Mask& seen, Mask more) {
+    const Sizes a = reinterpret_cast<Sizes>(seen);
+    const Sizes b = reinterpret_cast<Sizes>(more);
+    seen = reinterpret_cast<Mask>(b > a ? b : a);
+  }
   static TORCH_MAXPOOL_INLINE void note(Mask& seen, V v) {
-    const Mask magnitude = v ^ (v >> 15);
-    const Mask zero = v == -1;
-    const Mask either = magnitude | (zero & 0x7fff);
-    seen = either > seen ? either : seen;
+    note_bits(seen, invert(v));
   }
   static TORCH_MAXPOOL_INLINE void note(Mask& seen, V v, V w) {
     note(seen, v);
     note(seen, w);
   }
+  static TORCH_MAXPOOL_INLINE void note_at(Mask& seen, const Float16* from) {
+    note_bits(seen, load_vector<V>(from)); // the lanes' bits, which take the same to load
+  }
+  static TORCH_MAXPOOL_INLINE void note_at(Mask& seen, const Float16* from, const Float16* more) {
+    note_at(seen, from);
+    note_at(seen, more);
+  }
   static TORCH_MAXPOOL_INLINE bool is_strange(Mask seen, const ForwardParams& p) {
-    return any(seen > static_cast<int16_t>(p.infinity));
+    return any(reinterpret_cast<Mask>(reinterpret_cast<Sizes>(seen) > static_cast<uint16_t>(2 * p.infinity)));
   }
   static TORCH_MAXPOOL_INLINE int16_t lane(Float16 x) {
     const int16_t bits = static_cast<int16_t>(x.bits);

@@ -83,17 +83,17 @@ void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begi
     const T* const from = static_cast<const T*>(p.input) + first;
     typename L::V best = L::load(from + taps - kLanes);
     typename L::Mask strange = {};
-    L::note(strange, best, best);
+    L::note_at(strange, from + taps - kLanes);
     int64_t i = 0;
     for (; i + 2 * kLanes <= taps; i += 2 * kLanes) {
       const typename L::V v = held(L::load(from + i));
       const typename L::V w = held(L::load(from + i + kLanes));
-      L::note(strange, v, w);
+      L::note_at(strange, from + i, from + i + kLanes);
       best = L::winner(w, L::winner(v, best));
     }
     if (i + kLanes < taps) {
       const typename L::V v = L::load(from + i);
-      L::note(strange, v, v);
+      L::note_at(strange, from + i);
       best = L::winner(v, best);
     }
     if (L::is_strange(strange, p)) {

@@ -266,13 +266,17 @@ class Sliding {
           fetch(from + ahead + i);
         }
         const typename L::V v = L::load(from + i);
-        L::note(noted, v, last);
+        if constexpr (L::kIsPlain) {
+          L::note(noted, v, last); // by one comparison
+        } else {
+          L::note_at(noted, from + i);
+        }
         store_vector(to + i, v);
       }
-      L::note(noted, last);
+      L::note_at(noted, from + count - kLanes);
       store_vector(to + count - kLanes, last);
     }
-    strange_ = noted > strange_ ? noted : strange_;
+    L::join(strange_, noted);
   }
 
   // kLanes columns of windows of 5 x 5, with what rows share in registers; `first`: row of the input at copy_. Tap numbers

@@ -54,7 +54,7 @@ TORCH_MAXPOOL_INLINE void load_taps(
     for (int t = kFirst; t <= kLast; ++t) {
       taps[t] = L::load(from + t);
     }
-    L::note(strange, taps[kFirst], taps[kLast]);
+    L::note_at(strange, from + kFirst, from + kLast);
     if constexpr (kLeft) {
       taps[0] = previous(lowest, taps[1]);
     }
@@ -64,7 +64,7 @@ TORCH_MAXPOOL_INLINE void load_taps(
   } else if constexpr (kStride == 2 && kOrder == Order::kHalves) {
     const V a = L::load(from);
     const V b = L::load(from + kLanes);
-    L::note(strange, a, b);
+    L::note_at(strange, from, from + kLanes);
     taps[0] = alternate_in_halves<0, 0>(a, b);
     taps[1] = alternate_in_halves<1, 1>(a, b);
     if constexpr (kKernel == 3) {
@@ -79,9 +79,10 @@ TORCH_MAXPOOL_INLINE void load_taps(
     constexpr bool kOneLess = (kKernel == 2 && (kLeft || kRight)); // the last element is not the windows'
     const typename L::Element* const first = from + (kLeft ? 1 : 0);
     const V a = L::load(first);
-    const V read = L::load(first + (kOneLess ? kLanes - 1 : kLanes));
+    const typename L::Element* const second = first + (kOneLess ? kLanes - 1 : kLanes);
+    const V read = L::load(second);
     const V b = kOneLess ? next(read, lowest) : read;
-    L::note(strange, a, read);
+    L::note_at(strange, first, second);
     if constexpr (kLeft) {
       const V odds = odd(a, b);
       taps[0] = previous(lowest, odds);
@@ -107,8 +108,8 @@ TORCH_MAXPOOL_INLINE void load_taps(
     const V b = L::load(from + kLanes);
     const V c = L::load(from + 2 * kLanes);
     const V d = L::load(from + 3 * kLanes);
-    L::note(strange, a, b);
-    L::note(strange, c, d);
+    L::note_at(strange, from, from + kLanes);
+    L::note_at(strange, from + 2 * kLanes, from + 3 * kLanes);
     if constexpr (kOrder == Order::kTwiceHalves) {
       const V evens[] = {alternate_in_halves<0, 0>(a, b), alternate_in_halves<0, 0>(c, d)};
       const V odds[] = {alternate_in_halves<1, 1>(a, b), alternate_in_halves<1, 1>(c, d)};
@@ -232,7 +233,7 @@ struct Strips {
   }
 
   static TORCH_MAXPOOL_INLINE void join(Mask& noted, Mask more) {
-    noted = more > noted ? more : noted;
+    L::join(noted, more);
   }
 
   // Columns of a row that is worth touching with its neighbours only: shorter rows are read in order anyway.

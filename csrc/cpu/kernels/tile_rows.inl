@@ -43,18 +43,20 @@ inline void copy_lanes(
     typename L::Mask& strange) {
   typename L::Mask noted = strange; // not in memory that stores could be thought to change
   int64_t i = 0;
-  const auto copy = [&](typename L::V v) __attribute__((always_inline)) {
-    L::note(noted, v);
-    store_vector(to + i, v);
+  const auto copy = [&]() __attribute__((always_inline)) {
+    L::note_at(noted, from + i);
+    store_vector(to + i, L::load(from + i));
   };
   for (; i + L::kLanes <= count; i += L::kLanes) {
-    copy(L::load(from + i));
+    copy();
   }
   if (i < count && count >= L::kLanes) { // the last vector overlaps the one before
     i = count - L::kLanes;
-    copy(L::load(from + i));
+    copy();
   } else if (i < count) {
-    copy(load_some<L>(from + i, count - i));
+    const typename L::V some = load_some<L>(from + i, count - i);
+    L::note(noted, some);
+    store_vector(to + i, some);
   }
   strange = noted;
 }
@@ -157,7 +159,7 @@ TORCH_MAXPOOL_INLINE typename L::V even_groups(
   constexpr int kGap = place_in_groups<kGroup>(kFirst, kLanes - 1) >= 2 * kLanes ? 1 : 0;
   const typename L::V a = L::load(from);
   const typename L::V b = L::load(from + kLanes + kGap);
-  L::note(strange, a, b);
+  L::note_at(strange, from, from + kLanes + kGap);
   return __builtin_shufflevector(
       a, b, (place_in_groups<kGroup>(kFirst, kLane) - (place_in_groups<kGroup>(kFirst, kLane) > kLanes ? kGap : 0))...);
 }
@@ -243,9 +245,8 @@ struct TileRow {
         for (int64_t i = 0; i < count; ++i, read += tile.phases * stride) {
           elements[i] = *read;
         }
-        const typename L::V v = L::load(elements);
-        L::note(strange, v);
-        store_vector(to + phase * tile.stride + column, v);
+        L::note_at(strange, elements);
+        store_vector(to + phase * tile.stride + column, L::load(elements));
       }
     }
   }
