@@ -287,3 +287,17 @@ def test_small_windows_far_apart_in_volumes(dtype):
     for kernel, stride, padding in [((2, 1, 3), (3, 2, 4), (1, 0, 1)), (4, 4, 2), ((1, 3, 3), (1, 4, 5), (0, 1, 0))]:
         for shape in [(2, 3, 5, 7, 6), (1, 1, 9, 8, 5), (3, 7, 4, 4, 4)]:
             assert_equals_torch(random_input(shape, dtype, False), kernel, stride, padding)
+
+
+@pytest.mark.parametrize("special", [float("nan"), -0.0])
+@pytest.mark.parametrize("window", [(2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (3, 1, 1), (5, 1, 2)], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_one_special_element(dtype, window, special):
+    """Wherever it lies, and though nothing else makes vectors give up: the results of its windows alone change."""
+    height, width, channels = 7, 9, 70
+    places = torch.arange(height * width)
+    x = torch.randn(len(places), channels, height, width).to(dtype) if special != 0 else torch.zeros(1, dtype=dtype)
+    x = x.expand(len(places), channels, height, width).clone()
+    x[places, places % channels, places // width, places % width] = special
+    for tensor in (x, channels_moved(x)):
+        assert_equals_torch(tensor, *window)
