@@ -457,6 +457,15 @@ def test_a_step_adds_windows_in_order(threads):
     assert "atomic_add(&" not in backward
 
 
+def test_a_tiny_step_writes_nowhere_else():
+    """Whatever becomes of the offsets between forward and backward."""
+    x = torch.randn(1, 2, 8, 8, requires_grad=True)
+    with fresh_cache(), torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: torch.full_like(t, 255)):
+        output = torch.compile(lambda tensor: OUR_POOL[2](tensor, 3, 2, 1), fullgraph=True)(x)
+        with pytest.raises(RuntimeError, match="index out of bounds"):
+            output.sum().backward()
+
+
 def test_compiled_code_calls_operators_the_short_way():
     x = torch.randn(2, 64, 56, 56, requires_grad=True)
     with fresh_cache():

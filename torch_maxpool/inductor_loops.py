@@ -62,8 +62,8 @@ def gradient(
     grad_output: Any, offsets: Any, size: Sequence[Any], kernel: list[int], stride: list[int], padding: list[int]
 ) -> Any:
     """Of the input: each output's gradient is added to the element that its offset names, in the order of the outputs,
-    unless the loop runs in parallel. Windows are not dilated. An offset that names no element of its window is not
-    noticed."""
+    unless the loop runs in parallel. Windows are not dilated. Of offsets that name no element of their window those are
+    noticed that lead out of the plane."""
     from torch._inductor import ir
     from torch._inductor.virtualized import V, ops
 
@@ -86,7 +86,7 @@ def gradient(
         place = []
         for i, (position, tap) in enumerate(((row, tap_row), (column, tap_column))):
             first = ops.index_expr(position * stride[i] - padding[i], torch.int32)
-            place.append(ops.indirect_indexing(ops.add(first, tap), size[i], check=False, wrap_neg=False))
+            place.append(ops.indirect_indexing(ops.add(first, tap), size[i], wrap_neg=False))
         return [*prefix, *place]
 
     scatter = ir.Scatter(

@@ -47,8 +47,8 @@ struct Pixels {
   int64_t count, channels;
 };
 
-// How windows are pooled: kTaps: 4 or 9, of a whole square window, or 0, any number. kNoted: columns of such a window whose
-// lanes are noted; those of the others the next pixel's window notes.
+// How windows are pooled. kTaps: 4 or 9, of a whole window, or 0, any number. kNoted: columns of a square window whose lanes
+// are noted (all: of any window); those of the others the next pixel's window notes.
 template <int kTaps, int kNoted>
 struct WindowOf {
   static constexpr int kWidth = kTaps == 9 ? 3 : 2;
@@ -190,15 +190,15 @@ struct ChannelRows {
   typename L::Mask pool_whole(const Pixels<T, Offset>& pixels) {
     if constexpr (sizeof(Offset) == 1 && __is_same(L, Lanes<T>)) {
       constexpr bool kNotes = Type<T>::kHasNan; // else there is nothing to note
-      const int64_t stride = p.shape.w.stride;
-      if (whole.count == 4 && p.shape.w.kernel == 2) {
-        return kNotes && stride == 1 ? pool_pixels<L, kIndexed, 4, kNotes ? 1 : 2>(whole, pixels)
-                                     : pool_pixels<L, kIndexed, 4, 2>(whole, pixels);
+      const Axis& w = p.shape.w;
+      if (whole.count == 4) {
+        return kNotes && w.kernel == 2 && w.stride == 1 ? pool_pixels<L, kIndexed, 4, kNotes ? 1 : 2>(whole, pixels)
+                                                        : pool_pixels<L, kIndexed, 4, 2>(whole, pixels);
       }
-      if (whole.count == 9 && p.shape.w.kernel == 3) {
-        if (kNotes && stride <= 2) {
-          return stride == 1 ? pool_pixels<L, kIndexed, 9, kNotes ? 1 : 3>(whole, pixels)
-                             : pool_pixels<L, kIndexed, 9, kNotes ? 2 : 3>(whole, pixels);
+      if (whole.count == 9) {
+        if (kNotes && w.kernel == 3 && w.stride <= 2) {
+          return w.stride == 1 ? pool_pixels<L, kIndexed, 9, kNotes ? 1 : 3>(whole, pixels)
+                               : pool_pixels<L, kIndexed, 9, kNotes ? 2 : 3>(whole, pixels);
         }
         return pool_pixels<L, kIndexed, 9, 3>(whole, pixels);
       }

@@ -83,7 +83,7 @@ class Flat {
     pad();
   }
 
-  // One plane; false where it holds strange lanes. is_amid: a vector before it and one after it may be read.
+  // One plane; false where it holds strange lanes. is_amid: a vector before it and four after it may be read.
   bool pool(const T* input, bool is_amid, T* output, uint8_t* offsets) {
     typename L::Mask strange = {};
     if constexpr (L::kIsPlain) {
