@@ -119,28 +119,23 @@ def _lower_values(input: Any, *arguments: Any, **options: Any) -> Any:
     return _call(_VALUES, input, *arguments, **options)
 
 
-def _windows_over_an_element(kernel: list[int], stride: list[int]) -> int:
-    return math.prod(-(-k // s) for k, s in zip(kernel, stride, strict=True))
-
-
 def _is_step_left(tensor: Any, size: Sequence[Any], kernel: list[int], stride: list[int]) -> bool:
     """Whether forward or backward of a step of training, on an input of this size, is to be Inductor's own loops:
     where that takes less than the call."""
     if tensor.get_device().type != "cpu" or tensor.get_dtype() not in (torch.float32, torch.float64):
         return False
-    windows = _windows_over_an_element(kernel, stride)
+    windows = math.prod(-(-k // s) for k, s in zip(kernel, stride, strict=True))
     limit = _FEW_IN_A_STEP if windows == 1 else _FEW_SHARED if windows <= _MOST_SHARED else 0
     return not _is_channels_last(tensor) and _is_at_most(math.prod(size) * windows, limit)
 
 
-def _adds_in_order(outputs: Sequence[Any]) -> bool:
-    """Whether Inductor's loop over so many outputs is not run in parallel."""
+def _is_serial() -> bool:
+    """Whether Inductor's loops are for one thread. On more it adds to places that a tensor names in any order, and in
+    tiles of two dimensions (where offsets and gradients are laid out differently) to wrong ones (PyTorch 2.13)."""
     from torch._inductor import config
 
-    threads = torch.get_num_threads()
-    return not config.cpp.dynamic_threads and (
-        threads == 1 or _is_at_most(math.prod(outputs), config.cpp.min_chunk_size * threads - 1)
-    )
+    threads = config.cpp.threads if config.cpp.threads > 0 else torch.get_num_threads()
+    return threads == 1 and not config.cpp.dynamic_threads
 
 
 def _lower_forward(input: Any, *arguments: Any, **options: Any) -> Any:
@@ -160,12 +155,9 @@ def _lower_backward(grad_output: Any, offsets: Any, size: Sequence[Any], *argume
     window = _window(*arguments, **options)
     # Elsewhere offsets may be anyone's, and have to be checked.
     if window and V.graph.is_backward and window[3] == [1, 1]:
-        kernel, stride, padding = window[:3]
-        outputs = grad_output.get_size()
-        if _is_step_left(grad_output, [*outputs[:-2], *size], kernel, stride) and (
-            _windows_over_an_element(kernel, stride) == 1 or _adds_in_order(outputs)
-        ):
-            return inductor_loops.gradient(grad_output, offsets, size, kernel, stride, padding)
+        sizes = [*grad_output.get_size()[:-2], *size]
+        if _is_serial() and _is_step_left(grad_output, sizes, *window[:2]):
+            return inductor_loops.gradient(grad_output, offsets, size, *window[:3])
     return _call(_BACKWARD, grad_output, offsets, size, *arguments, **options)
 
 

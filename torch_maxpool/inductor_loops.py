@@ -61,8 +61,8 @@ def pooled(
 def gradient(
     grad_output: Any, offsets: Any, size: Sequence[Any], kernel: list[int], stride: list[int], padding: list[int]
 ) -> Any:
-    """Of the input: each output's gradient is added to the element that its offset names, in the order of the outputs,
-    unless the loop runs in parallel. Windows are not dilated. Of offsets that name no element of their window those are
+    """Of the input: each output's gradient is added to the element that its offset names, in the order of the outputs.
+    For loops of one thread. Windows are not dilated. Of offsets that name no element of their window those are
     noticed that lead out of the plane."""
     from torch._inductor import ir
     from torch._inductor.virtualized import V, ops
