@@ -133,9 +133,9 @@ def _is_serial() -> bool:
     """Whether Inductor's loops are for one thread. On more it adds to places that a tensor names in any order, and in
     tiles of two dimensions (where offsets and gradients are laid out differently) to wrong ones (PyTorch 2.13)."""
     from torch._inductor import config
+    from torch._inductor.utils import parallel_num_threads
 
-    threads = config.cpp.threads if config.cpp.threads > 0 else torch.get_num_threads()
-    return threads == 1 and not config.cpp.dynamic_threads
+    return parallel_num_threads() == 1 and not config.cpp.dynamic_threads
 
 
 def _lower_forward(input: Any, *arguments: Any, **options: Any) -> Any:
