@@ -228,7 +228,7 @@ def test_training_and_inference_with_inductor(dynamic):
 def test_inductor_copies_nothing_between_layouts(training):
     """Its convolutions are channels_last whatever the model is traced with; so are poolings between them, both ways."""
     torch.manual_seed(0)
-    layers = [torch.nn.Conv2d(3, 8, 3), OUR_MODULE[2](3, 2, 1), torch.nn.Conv2d(8, 4, 3)]
+    layers = [torch.nn.Conv2d(3, 8, 3), OUR_MODULE[2](3, 1, 1), torch.nn.Conv2d(8, 4, 3)]
     model = torch.nn.Sequential(*layers).requires_grad_(training)
     compiled = torch.compile(model, fullgraph=True)
     tensor = torch.randn(2, 3, 199, 199, requires_grad=training)
@@ -352,11 +352,27 @@ def test_inductor_makes_poolings_its_own(accelerated):
         assert not is_operator(pool(2, 2, before=torch.relu), x, dynamic=True)
         assert not is_operator(pool([3, 3], [2, 2]), x)
         assert not is_operator(pool(3, 2, 1, before=torch.relu), x)
-        assert is_operator(pool(3, 2, 1), x)
+        assert not is_operator(pool(3, 2, 1), x)
+        assert is_operator(pool(3, 2, 1), torch.cat([x] * 3))
         assert is_operator(pool(3, 1, 1, before=torch.relu), x)
         assert is_operator(pool(2, 2, before=torch.relu), LARGE)
         assert is_operator(pool(2, 2), x.bfloat16())
         assert is_operator(pool(2, 2), x.clone().requires_grad_())
+
+
+def test_results_in_new_pages_are_the_operators():
+    """But where the input would have to be written for it."""
+    x = torch.randn(1, 64, 736, 736).contiguous(memory_format=torch.channels_last)
+    assert is_operator(lambda tensor: OUR_POOL[2](tensor, 2), x)
+    assert not is_operator(lambda tensor: OUR_POOL[2](tensor.relu(), 2), x)
+    assert not is_operator(lambda tensor: OUR_POOL[2](tensor, 2), x[..., :700])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tiny_poolings_are_smaller_on_one_thread(threads, set_threads):
+    set_threads(threads)
+    assert is_operator(lambda tensor: OUR_POOL[2](tensor, 2), torch.randn(1, 32, 28, 28)) == (threads == 1)
+    assert not is_operator(lambda tensor: OUR_POOL[2](tensor, 2), torch.randn(1, 16, 28, 28))
 
 
 @needs_mkldnn
@@ -397,11 +413,8 @@ def test_symbolic_sizes_are_compiled_for_anew_only_where_a_pooling_is_no_longer_
 
 
 @pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def one_thread(set_threads):
+    set_threads(1)
 
 
 STEPS = {
@@ -449,17 +462,13 @@ def test_inductor_makes_tiny_steps_of_training_its_own(name, dtype, dynamic, one
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_step_adds_windows_in_order(threads):
+def test_a_step_adds_windows_in_order(threads, set_threads):
     """Inductor's own loops only where one thread adds."""
     x = torch.randn(1, 4, 32, 32, requires_grad=True)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        with fresh_cache():
-            compiled = torch.compile(lambda tensor: OUR_POOL[2](tensor, 3, 2, 1), fullgraph=True)
-            _, (forward, backward) = run_fw_bw_and_get_code(lambda: compiled(x))
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    with fresh_cache():
+        compiled = torch.compile(lambda tensor: OUR_POOL[2](tensor, 3, 2, 1), fullgraph=True)
+        _, (forward, backward) = run_fw_bw_and_get_code(lambda: compiled(x))
     assert "torch.ops.torch_maxpool" not in forward
     assert ("torch.ops.torch_maxpool" in backward) == (threads == 2)
     assert "atomic_add" not in backward
@@ -467,7 +476,7 @@ def test_a_step_adds_windows_in_order(threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("window", [(2,), (3, 2, 1), (3, 1, 1)], ids=str)
-def test_a_tiny_step_between_convolutions(window, threads):
+def test_a_tiny_step_between_convolutions(window, threads, set_threads):
     """Offsets are channels_last there, and gradients may not be."""
     torch.manual_seed(0)
     before, after = (torch.nn.Conv2d(8, 8, 1, groups=8) for _ in range(2))
@@ -475,15 +484,11 @@ def test_a_tiny_step_between_convolutions(window, threads):
     model = lambda tensor: after(OUR_POOL[2](before(tensor).relu(), *window))  # noqa: E731
     expected = model(x)
     grad = torch.randn_like(expected)
-    number = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        with fresh_cache():
-            actual = torch.compile(model, fullgraph=True)(x)
-            torch.testing.assert_close(actual, expected)
-            actual = torch.autograd.grad(actual, x, grad)[0]
-    finally:
-        torch.set_num_threads(number)
+    set_threads(threads)
+    with fresh_cache():
+        actual = torch.compile(model, fullgraph=True)(x)
+        torch.testing.assert_close(actual, expected)
+        actual = torch.autograd.grad(actual, x, grad)[0]
     torch.testing.assert_close(actual, torch.autograd.grad(expected, x, grad)[0])
 
 

@@ -20,15 +20,19 @@ _VALUES, _FORWARD, _BACKWARD = (
     getattr(_OPS, name).default for name in ("maxpool_values", "maxpool_forward", "maxpool_backward")
 )
 _LARGEST_WINDOW = 25  # elements; Inductor does not unroll larger ones
-# Elements of all windows up to which Inductor's loops take no longer than the call of an operator (measured with AVX2):
-# in channels_last, in windows that move by one element along the width, in others; of types but float32 and float64 one
-# part in so many.
-_FEW_IN_CHANNELS_LAST, _FEW_BY_ONE, _FEW = 512 * 1024, 64 * 1024, 32 * 1024
+# Elements of all windows up to which Inductor's loops take no longer than the call of an operator (measured with AVX2
+# and AVX-512): in channels_last, likewise where windows move by more than one element, in others that move by one along
+# the width, in others, in those on one thread; of types but float32 and float64 one part in so many.
+_FEW_IN_CHANNELS_LAST, _FEW_SPARSE_IN_CHANNELS_LAST = 512 * 1024, 2 * 1024 * 1024
+_FEW_BY_ONE, _FEW, _FEW_ON_ONE_THREAD = 64 * 1024, 32 * 1024, 16 * 1024
 _PART = 8
 # Likewise of a step of training, where windows share no element, and where they do, times the windows over an element
 # (measured with AVX-512).
 _FEW_IN_A_STEP, _FEW_SHARED = 8 * 1024, 16 * 1024
 _MOST_SHARED = 9  # windows over an element
+# Bytes of a result from which Inductor takes new pages for it at each call, as the C library returns them: the operator
+# keeps some, and takes half the time.
+_IN_NEW_PAGES = 32 * 1024 * 1024
 
 
 def _window(
@@ -72,14 +76,18 @@ def _is_left(input: Any, kernel: list[int], stride: list[int], padding: list[int
     if input.get_device().type != "cpu":
         return False
     is_channels_last = _is_channels_last(input)
+    few = _FEW_BY_ONE if stride[1] == 1 else _FEW_ON_ONE_THREAD if _is_serial() else _FEW
+    if is_channels_last:
+        few = _FEW_IN_CHANNELS_LAST
     if is_channels_last and kernel in ([2, 2], [3, 3]) and dtype == torch.float32:
         is_sparse = stride in ([2, 2], [3, 3])
-        if is_sparse and padding == [0, 0]:
-            return True
         # For an operator, a tensor that exists as a formula so far would have to be written first.
         if input.maybe_get_stride() is None and (is_sparse or kernel == [2, 2]):
             return True
-    few = _FEW_IN_CHANNELS_LAST if is_channels_last else _FEW_BY_ONE if stride[1] == 1 else _FEW
+        if is_sparse and padding == [0, 0]:
+            return _is_at_most(math.prod(sizes) * dtype.itemsize, _IN_NEW_PAGES * math.prod(stride))
+        if is_sparse:
+            few = _FEW_SPARSE_IN_CHANNELS_LAST
     if dtype not in (torch.float32, torch.float64):
         few //= _PART
     return _is_at_most(math.prod(sizes) * math.prod(kernel), few * math.prod(stride))

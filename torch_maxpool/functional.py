@@ -20,6 +20,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 from torch._jit_internal import boolean_dispatched
+from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torch_maxpool import _C
@@ -69,11 +70,11 @@ def _pool(public, rank, input, kernel_size, stride, padding, dilation, ceil_mode
             return_indices=return_indices,
             exact=exact,
         )
-    if torch.compiler.is_compiling():
+    if is_compiling():
+        # What is read here, Dynamo compares at every call of the compiled code.
         tell_inductor()
-        padding = flat_padding(padding, f"max_pool{rank}d")
+        padding = [padding] if isinstance(padding, int) else flat_padding(padding, f"max_pool{rank}d")
         operator = (_WITH_INDICES if return_indices else _VALUES)[rank]
-        padding = _listed(padding)
         return operator(
             input, _listed(kernel_size), _listed(stride), padding, _listed(dilation), ceil_mode, exact=exact
         )

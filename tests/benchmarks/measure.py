@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -106,8 +107,8 @@ def join(
 
 
 def time_all(contenders: list[Contender], options: Options) -> dict[str, float]:
-    """The least time of one call of each. In every round each contender has a turn of two calls or more, so that
-    neither the caches nor the threads are still busy with the contender before it."""
+    """The least time of one call of each. In every round, in an order of its own, each contender has a turn of two
+    calls or more, so that neither the caches nor the threads are still busy with the contender before it."""
     best = {contender.label: math.inf for contender in contenders}
     spent = dict.fromkeys(best, 0.0)
     rounds = dict.fromkeys(best, 0)
@@ -115,7 +116,7 @@ def time_all(contenders: list[Contender], options: Options) -> dict[str, float]:
     clock = time.perf_counter
     active = contenders
     while active:
-        for label, call, _ in active:
+        for label, call, _ in random.sample(active, len(active)):
             start, calls = clock(), 0
             while True:
                 before = clock()
