@@ -571,6 +571,20 @@ def test_what_pytorch_does_not_have_stays_an_operator(window, options):
     assert is_operator(lambda t: OUR_POOL[2](t, *window, **options), torch.randn(1, 2, 8, 8))
 
 
+def guards(pool):
+    """Lines of what Dynamo compares at each call."""
+    model = lambda tensor: pool(tensor, 2)  # noqa: E731
+    torch.compile(model, fullgraph=True, backend="eager")(torch.randn(1, 2, 8, 8))
+    (entry,) = torch._dynamo.eval_frame._debug_get_cache_entry_list(model.__code__)
+    return str(entry.guard_manager).count("+- ")
+
+
+def test_compiled_code_compares_no_more_than_for_pytorchs_functions():
+    ours = guards(OUR_POOL[2])
+    torch._dynamo.reset()
+    assert ours <= guards(TORCH_POOL[2])
+
+
 @pytest.mark.parametrize("kernel", [[], [2, 2, 2]], ids=str)
 def test_lists_of_wrong_length_are_refused_as_in_eager(kernel):
     x = torch.randn(2, 16, 14, 14).contiguous(memory_format=torch.channels_last)

@@ -14,13 +14,13 @@ the wrong kind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Union
 
 import torch
 from torch import Tensor
 from torch._jit_internal import boolean_dispatched
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from torch_maxpool import _C
@@ -51,33 +51,29 @@ def flat_padding(padding: Any, name: str) -> Any:
     return padding
 
 
-def _listed(value: Any) -> Any:
-    """An int as a list of one. Dynamo may hold an int as a SymInt, which the operators' schemas take in lists only."""
-    return [value] if isinstance(value, int) else value
+def _handled(public, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact):
+    """The call of `public`, by what `input`'s type or a mode puts in its place."""
+    return handle_torch_function(
+        public,
+        (input,),
+        input,
+        kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        return_indices=return_indices,
+        exact=exact,
+    )
 
 
 def _pool(public, rank, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact):
-    if has_torch_function_unary(input):
-        return handle_torch_function(
-            public,
-            (input,),
-            input,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            ceil_mode=ceil_mode,
-            return_indices=return_indices,
-            exact=exact,
-        )
     if is_compiling():
-        # What is read here, Dynamo compares at every call of the compiled code.
-        tell_inductor()
-        padding = [padding] if isinstance(padding, int) else flat_padding(padding, f"max_pool{rank}d")
-        operator = (_WITH_INDICES if return_indices else _VALUES)[rank]
-        return operator(
-            input, _listed(kernel_size), _listed(stride), padding, _listed(dilation), ceil_mode, exact=exact
-        )
+        if is_dynamo_compiling():
+            _substitute()
+        return _TRACED[public](input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact=exact)
+    if has_torch_function_unary(input):
+        return _handled(public, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact)
     if return_indices:
         return _C.max_pool_with_indices(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact)
     return _C.max_pool(input, rank, kernel_size, stride, padding, dilation, ceil_mode, exact)
@@ -150,6 +146,49 @@ def max_pool3d(
     """
     return _pool(max_pool3d, 3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact)
 
+
+def _traced(public: Callable[..., Result], rank: int) -> Callable[..., Result]:
+    """`public` for compilers. What a function that Dynamo traces reads, it compares at every call of the compiled code,
+    names of modules and built-ins too, but not what is in the closure of a function like this one's."""
+    values, with_indices = _VALUES[rank], _WITH_INDICES[rank]
+    is_handled, handled, tell, flat = has_torch_function_unary, _handled, tell_inductor, flat_padding
+    is_a, integer, name = isinstance, int, public.__name__
+
+    def traced(
+        input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, exact=False
+    ):
+        if is_handled(input):
+            return handled(public, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact)
+        tell()
+        # Ints in lists: Dynamo may hold one as a SymInt, which the operators' schemas take in lists only.
+        kernel_size = [kernel_size] if is_a(kernel_size, integer) else kernel_size
+        stride = [stride] if is_a(stride, integer) else stride
+        padding = [padding] if is_a(padding, integer) else flat(padding, name)
+        dilation = [dilation] if is_a(dilation, integer) else dilation
+        operator = with_indices if return_indices else values
+        return operator(input, kernel_size, stride, padding, dilation, ceil_mode, exact=exact)
+
+    return traced
+
+
+_TRACED = {function: _traced(function, rank) for rank, function in ((1, max_pool1d), (2, max_pool2d), (3, max_pool3d))}
+_to_substitute = dict(_TRACED)
+
+
+def _substitute() -> bool:
+    """Has Dynamo trace those of _TRACED in place of the public functions from now on, also in what it traces now: not
+    before, since this loads Dynamo."""
+    from torch._dynamo.exc import UnspecializeRestartAnalysis
+
+    if not _to_substitute:
+        return True
+    while _to_substitute:
+        function, traced = _to_substitute.popitem()
+        torch.compiler.substitute_in_graph(function)(traced)
+    raise UnspecializeRestartAnalysis(restart_reason="torch_maxpool's functions have another form for Dynamo")
+
+
+_substitute._dynamo_marked_constant = True
 
 # TorchScript compiles a call of one of these functions to the operator that its constant return_indices picks, the way
 # torch.nn.functional's own functions are compiled.
