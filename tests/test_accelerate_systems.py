@@ -64,6 +64,17 @@ def check(function, plain, tensor):
     torch_maxpool.accelerate(quiet=True)
 
 
+def test_inductor_is_told(monkeypatch):
+    """So that it makes the loops of accelerated poolings that it makes of this package's functions."""
+    from torch._inductor.lowering import lowerings
+
+    operator = torch.ops.torch_maxpool.maxpool_values.default
+    monkeypatch.delitem(lowerings, operator, raising=False)
+    torch_maxpool.accelerate(quiet=True)
+    torch.compile(lambda x: F.max_pool2d(x, 2), backend="aot_eager")(torch.randn(1, 1, 4, 4))
+    assert operator in lowerings
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_compiled_graph_holds_the_operators(rank, dynamic, mode):
@@ -280,6 +291,8 @@ def test_transforms(name):
         names = operators_run(lambda: transform(tensor))
         actual = transform(tensor)
     assert any(name.startswith("torch_maxpool::") for name in names)
+    # The operators are a part of PyTorch's formula, which is its own of what has a derivative.
+    assert "aten::max_pool2d_with_indices" in names or name in ("vmap", "vmap_in_dim", "nested_vmap", "functionalize")
     actual, expected = (each if isinstance(each, tuple) else (each,) for each in (actual, expected))
     for ours, theirs in zip(actual, expected, strict=True):
         assert_same(ours, theirs)
@@ -295,6 +308,8 @@ def test_forward_mode(rank):
 
     expected = derivative(lambda x: TORCH_POOL[rank](x, 3, 2, 1))
     with torch_maxpool.accelerate(quiet=True):
+        names = operators_run(lambda: derivative(lambda x: TORCH_POOL[rank](x, 3, 2, 1)))
+        assert {f"aten::max_pool{rank}d_with_indices", "torch_maxpool::maxpool_forward"} <= names
         assert_same(derivative(lambda x: TORCH_POOL[rank](x, 3, 2, 1)), expected)
         assert_same(derivative(lambda x: TORCH_POOL[rank](x, 3, 2, 1, return_indices=True)[0]), expected)
 
@@ -419,6 +434,34 @@ def test_threads():
         thread.join()
     assert not wrong, wrong[0]
     assert not torch_maxpool.is_accelerated()
+
+
+def test_threads_share_the_state():
+    seen = []
+
+    def look():
+        seen.append(torch_maxpool.is_accelerated() and runs_ours(lambda: F.max_pool2d(torch.randn(1, 1, 4, 4), 2)))
+        seen.append(torch_maxpool.restore())
+
+    torch_maxpool.accelerate(quiet=True)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [True, True]
+    assert not torch_maxpool.is_accelerated()
+
+
+@pytest.mark.parametrize("lock", [torch._dynamo.convert_frame.compile_lock, torch_maxpool.acceleration._lock])
+def test_a_switch_waits(lock):
+    """For what is being compiled, and for another switch."""
+    thread = threading.Thread(target=torch_maxpool.accelerate, kwargs={"quiet": True})
+    with lock:
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        assert not torch_maxpool.is_accelerated()
+    thread.join()
+    assert torch_maxpool.is_accelerated()
 
 
 def test_called_while_compiling():

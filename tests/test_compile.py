@@ -15,6 +15,7 @@ import torch_maxpool
 from common import (
     DTYPES,
     FLOATS,
+    OPS,
     OUR_MODULE,
     OUR_POOL,
     TORCH_POOL,
@@ -223,12 +224,27 @@ def test_training_and_inference_with_inductor(dynamic):
             assert_same(compiled(tensor), model(tensor))
 
 
+class Direct(torch.nn.Module):
+    """A pooling by the operators, of which nobody has told Inductor."""
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            return OPS.maxpool_forward(x, [3, 3], [1, 1], [1, 1])[0]
+        return OPS.maxpool_values(x, [3, 3], [1, 1], [1, 1])
+
+
 @needs_mkldnn
 @pytest.mark.parametrize("training", [False, True])
-def test_inductor_copies_nothing_between_layouts(training):
+@pytest.mark.parametrize("is_told", [True, False])
+def test_inductor_copies_nothing_between_layouts(training, is_told, monkeypatch):
     """Its convolutions are channels_last whatever the model is traced with; so are poolings between them, both ways."""
+    if not is_told:
+        from torch._inductor.lowering import lowerings
+
+        for name in ("forward", "values", "backward"):
+            monkeypatch.delitem(lowerings, getattr(OPS, f"maxpool_{name}").default, raising=False)
     torch.manual_seed(0)
-    layers = [torch.nn.Conv2d(3, 8, 3), OUR_MODULE[2](3, 1, 1), torch.nn.Conv2d(8, 4, 3)]
+    layers = [torch.nn.Conv2d(3, 8, 3), OUR_MODULE[2](3, 1, 1) if is_told else Direct(), torch.nn.Conv2d(8, 4, 3)]
     model = torch.nn.Sequential(*layers).requires_grad_(training)
     compiled = torch.compile(model, fullgraph=True)
     tensor = torch.randn(2, 3, 199, 199, requires_grad=training)
@@ -258,11 +274,12 @@ def test_compiled_autograd(rank, dynamic):
     backend = aot_autograd(fw_compiler=compiler)
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend=backend, fullgraph=True, dynamic=dynamic)):
         for batch in (2, 3, 5):
-            tensor = torch.randn(batch, 3, *range(7, 7 + rank))
-            ours, theirs = tensor.clone().requires_grad_(), tensor.clone().requires_grad_()
-            OUR_POOL[rank](ours, 3, 2, 1).pow(2).sum().backward()
-            TORCH_POOL[rank](theirs, 3, 2, 1).pow(2).sum().backward()
-            assert_same(ours.grad, theirs.grad)
+            for window in ((3, 2, 1), (5, 2, 2)):  # whose sizes are the same
+                tensor = torch.randn(batch, 3, *range(7, 7 + rank))
+                ours, theirs = tensor.clone().requires_grad_(), tensor.clone().requires_grad_()
+                OUR_POOL[rank](ours, *window).pow(2).sum().backward()
+                TORCH_POOL[rank](theirs, *window).pow(2).sum().backward()
+                assert_same(ours.grad, theirs.grad)
     assert "torch_maxpool.maxpool_backward.default" in names
 
 

@@ -207,6 +207,20 @@ def test_gradcheck_of_backward_and_gather(case):
 
 
 @every_case([case for case in CASES if np.prod(case.shape) <= 200])
+def test_function_transforms_of_backward_and_gather(case):
+    """Both are linear: what vjp pulls back is the other of them."""
+    tensor = case.input()
+    output, offsets = case.forward(tensor)
+    grad, vector = torch.randn_like(output), torch.randn_like(tensor)
+    result, pull = torch.func.vjp(lambda g: case.backward(g, offsets), grad)
+    assert_same(result, case.backward(grad, offsets))
+    assert_same(pull(vector)[0], case.gather(vector, offsets))
+    result, pull = torch.func.vjp(lambda x: case.gather(x, offsets), vector)
+    assert_same(result, case.gather(vector, offsets))
+    torch.testing.assert_close(pull(grad)[0], case.backward(grad, offsets))
+
+
+@every_case([case for case in CASES if np.prod(case.shape) <= 200])
 def test_function_transforms(case):
     """torch.func's transforms agree with autograd."""
     tensor = case.input()

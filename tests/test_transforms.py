@@ -1,5 +1,6 @@
 """torch.func's transforms, forward-mode derivatives, modes and subclasses; none of them through a slow loop."""
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -410,6 +411,17 @@ def test_forward_over_reverse_with_dual_numbers(rank):
     torch.testing.assert_close(slope_of_grad(OUR_POOL[rank]), slope_of_grad(TORCH_POOL[rank]))
 
 
+def test_forward_mode_of_a_gradient(rank):
+    """Backward of a recorded pooling, where only what comes back has a tangent."""
+    leaf = torch.randn(2, 2, *[6] * rank).double().requires_grad_()
+    output = OUR_POOL[rank](leaf, 3, 2, 1)
+    grad, tangent = torch.randn(2, *output.shape).double().unbind()
+    with forward_ad.dual_level():
+        (result,) = torch.autograd.grad(output, leaf, forward_ad.make_dual(grad, tangent), retain_graph=True)
+        slope = forward_ad.unpack_dual(result).tangent
+    torch.testing.assert_close(slope, torch.autograd.grad(output, leaf, tangent)[0])
+
+
 def test_double_backward(rank):
     tensor = torch.randn(2, 2, *[6] * rank).double()
 
@@ -516,9 +528,39 @@ def test_function_modes(rank, return_indices):
     assert function.__name__ == f"max_pool{rank}d"
 
 
-def test_function_modes_under_compile(rank):
+OUR_FUNCTIONS = tuple(OUR_POOL.values())  # Dynamo finds none of them in a dict or a set
+
+
+class Double(TorchFunctionMode):
+    """Doubles what our functions return."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        return result * 2 if function in OUR_FUNCTIONS else result
+
+
+class Tripled(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), keywords=None):
+        result = super().__torch_function__(function, types, arguments, keywords or {})
+        return result * 3 if function in OUR_FUNCTIONS else result
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_modes_and_subclasses_under_compile(rank, within):
     torch._dynamo.reset()
     tensor = torch.randn(2, 2, *[6] * rank)
-    compiled = torch.compile(lambda x: OUR_POOL[rank](x, 2) + 1, backend="aot_eager", fullgraph=True)
-    with Recorder():
-        assert_same(compiled(tensor), TORCH_POOL[rank](tensor, 2) + 1)
+
+    def pool(x):
+        return OUR_POOL[rank](x, 3, padding=1, dilation=1) + 1
+
+    def in_mode(x):
+        with Double():
+            return pool(x)
+
+    compiled = torch.compile(in_mode if within else pool, backend="eager", fullgraph=True)
+    plain = TORCH_POOL[rank](tensor, 3, padding=1)
+    with contextlib.nullcontext() if within else Double():
+        assert_same(compiled(tensor), plain * 2 + 1)
+    subclass = tensor.as_subclass(Tripled)
+    assert_same(torch.compile(pool, backend="eager", fullgraph=True)(subclass), plain * 3 + 1)

@@ -152,12 +152,14 @@ def _traced(public: Callable[..., Result], rank: int) -> Callable[..., Result]:
     names of modules and built-ins too, but not what is in the closure of a function like this one's."""
     values, with_indices = _VALUES[rank], _WITH_INDICES[rank]
     is_handled, handled, tell, flat = has_torch_function_unary, _handled, tell_inductor, flat_padding
+    are_subclasses_on, is_mode_on = torch._C._is_torch_function_enabled, torch._C._is_torch_function_mode_enabled
     is_a, integer, name = isinstance, int, public.__name__
 
     def traced(
         input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, exact=False
     ):
-        if is_handled(input):
+        # Dynamo answers the first for subclasses alone, be they switched off or not.
+        if (is_handled(input) and are_subclasses_on()) or is_mode_on():
             return handled(public, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, exact)
         tell()
         # Ints in lists: Dynamo may hold one as a SymInt, which the operators' schemas take in lists only.

@@ -13,6 +13,7 @@ inline constexpr int64_t kSparse = 12; // elements for each window, at the least
 inline constexpr int64_t kMostSparse = 32 * 1024; // elements: sums stay in cache
 inline constexpr int64_t kClearedAtOnce = 64 * 1024; // bytes
 inline constexpr int64_t kTabledWindows = 16384; // of a plane, at the most; channels_last: times channels
+inline constexpr int64_t kListedTogether = 512; // windows of some planes
 inline constexpr int64_t kTabledRow = 65536; // of a row
 inline constexpr int64_t kShortRow = 64; // windows, channels_last times channels: below, planes have tables
 
@@ -463,8 +464,9 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
   if (plan.turns > 1) {
     plan.group = plan.group < kTurns ? kTurns : plan.group / kTurns * kTurns;
   }
-  // Small planes are listed together.
-  plan.tabled = plan.form != kPlaneLine || outputs > kListed / 2 ? 1 : kListed / outputs;
+  // Small planes are listed together: more than one, or as many as go in turns.
+  const int64_t few = plan.turns > 1 ? kListedTogether / kTurns : kListedTogether / 2;
+  plan.tabled = plan.form != kPlaneLine || outputs > few ? 1 : kListedTogether / outputs;
   plan.tabled = plan.tabled < plan.group ? plan.tabled : plan.group;
   plan.tabled = plan.tabled > kTurns ? plan.tabled / kTurns * kTurns : plan.tabled;
   plan.sparse = sparse && plan.slabs == 1;

@@ -2,7 +2,7 @@
 
 namespace {
 
-inline constexpr int64_t kListed = 512; // windows at a time
+inline constexpr int64_t kListed = 1024; // windows at a time
 inline constexpr int64_t kTurns = 4; // planes
 inline constexpr int64_t kLongChannels = 32; // side by side: from here on family "direct_channels"
 
