@@ -68,30 +68,48 @@ TORCH_MAXPOOL_INLINE PlaceLanes both_outside(PlaceLanes x, PlaceLanes first, Pla
   return reinterpret_cast<PlaceLanes>(distance | (reinterpret_cast<Halves>(room) - distance));
 }
 
-// Products of halves, which take a fraction of the time that those of lanes take: the low 16 bits, the high ones, and the
-// sum (of signed ones) of each lane's two.
-#if defined(TORCH_MAXPOOL_HAS_AVX2)
-inline constexpr bool kHasHalfProducts = true;
-TORCH_MAXPOOL_INLINE PlaceLanes half_products(PlaceLanes a, PlaceLanes b) {
+// Products of halves, which take a fraction of the time that those of lanes take: their low 16 bits, and, for vectors of
+// kBytes, where there are instructions for it, their high ones and the sum of each lane's two (with signs).
+TORCH_MAXPOOL_INLINE PlaceLanes low_half_products(PlaceLanes a, PlaceLanes b) {
   return reinterpret_cast<PlaceLanes>(reinterpret_cast<Halves>(a) * reinterpret_cast<Halves>(b));
 }
+template <int kBytes>
+struct HalfProducts {
+  static constexpr bool kExist = false;
+};
 #if defined(TORCH_MAXPOOL_HAS_AVX512)
-TORCH_MAXPOOL_INLINE PlaceLanes high_half_products(PlaceLanes a, PlaceLanes b) {
-  return reinterpret_cast<PlaceLanes>(_mm512_mulhi_epu16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-}
-TORCH_MAXPOOL_INLINE PlaceLanes sums_of_half_products(PlaceLanes a, PlaceLanes b) {
-  return reinterpret_cast<PlaceLanes>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-}
-#else
-TORCH_MAXPOOL_INLINE PlaceLanes high_half_products(PlaceLanes a, PlaceLanes b) {
-  return reinterpret_cast<PlaceLanes>(_mm256_mulhi_epu16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
-}
-TORCH_MAXPOOL_INLINE PlaceLanes sums_of_half_products(PlaceLanes a, PlaceLanes b) {
-  return reinterpret_cast<PlaceLanes>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
-}
-#endif
-#else
-inline constexpr bool kHasHalfProducts = false;
+template <>
+struct HalfProducts<64> {
+  static constexpr bool kExist = true;
+  static TORCH_MAXPOOL_INLINE PlaceLanes high(PlaceLanes a, PlaceLanes b) {
+    return reinterpret_cast<PlaceLanes>(_mm512_mulhi_epu16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+  }
+  static TORCH_MAXPOOL_INLINE PlaceLanes sums(PlaceLanes a, PlaceLanes b) {
+    return reinterpret_cast<PlaceLanes>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+  }
+};
+#elif defined(TORCH_MAXPOOL_HAS_AVX2)
+template <>
+struct HalfProducts<32> {
+  static constexpr bool kExist = true;
+  static TORCH_MAXPOOL_INLINE PlaceLanes high(PlaceLanes a, PlaceLanes b) {
+    return reinterpret_cast<PlaceLanes>(_mm256_mulhi_epu16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+  }
+  static TORCH_MAXPOOL_INLINE PlaceLanes sums(PlaceLanes a, PlaceLanes b) {
+    return reinterpret_cast<PlaceLanes>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+  }
+};
+#elif defined(__x86_64__)
+template <>
+struct HalfProducts<16> {
+  static constexpr bool kExist = true;
+  static TORCH_MAXPOOL_INLINE PlaceLanes high(PlaceLanes a, PlaceLanes b) {
+    return reinterpret_cast<PlaceLanes>(_mm_mulhi_epu16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+  }
+  static TORCH_MAXPOOL_INLINE PlaceLanes sums(PlaceLanes a, PlaceLanes b) {
+    return reinterpret_cast<PlaceLanes>(_mm_madd_epi16(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+  }
+};
 #endif
 
 // The taps that a window has along one dimension: `room` more than the first.
@@ -161,7 +179,8 @@ struct Lister {
     h_pitch = static_cast<int32_t>(row - shape.w.kernel * column);
     d_pitch = static_cast<int32_t>(depth - shape.h.kernel * row);
     const auto fits = [](int32_t x) { return x == static_cast<int16_t>(x); };
-    in_halves = kHasHalfProducts && fits(w_pitch) && fits(h_pitch) && width > 1 && (height > 1 || shape.d.kernel == 1);
+    in_halves = HalfProducts<kVectorBytes>::kExist && fits(w_pitch) && fits(h_pitch) && width > 1 &&
+        (height > 1 || shape.d.kernel == 1);
   }
 
   static constexpr int64_t kSign = 0x80000000;
@@ -174,12 +193,12 @@ struct Lister {
       const WindowTables tables,
       const WindowLine& line,
       int32_t* to) {
-    return kHasHalfProducts && rule.in_halves ? rule.list_vectors<kForm, kCut, kDepth, kHasHalfProducts>(tables, line, to)
-                                              : rule.list_vectors<kForm, kCut, kDepth, false>(tables, line, to);
+    return rule.in_halves ? rule.list_vectors<kForm, kCut, kDepth, HalfProducts<kVectorBytes>>(tables, line, to)
+                          : rule.list_vectors<kForm, kCut, kDepth, HalfProducts<0>>(tables, line, to);
   }
 
  private:
-  template <LineForm kForm, bool kCut, bool kDepth, bool kInHalves>
+  template <LineForm kForm, bool kCut, bool kDepth, class Products>
   TORCH_MAXPOOL_INLINE bool list_vectors(const WindowTables& tables, const WindowLine& line, int32_t* to) const {
     WindowLine part = line;
     PlaceLanes bad = {};
@@ -188,12 +207,12 @@ struct Lister {
       const int64_t count = line.count;
       int64_t i = 0;
       for (; i + kPlaceLanes <= count; i += kPlaceLanes) {
-        bad |= vector<kForm, kCut, kDepth, kInHalves>(tables, part, offsets + i, i, to);
+        bad |= vector<kForm, kCut, kDepth, Products>(tables, part, offsets + i, i, to);
       }
       if (i < count) {
         uint8_t last[16] = {};
         copy_bytes(last, offsets + i, count - i);
-        bad |= vector<kForm, kCut, kDepth, kInHalves>(tables, part, last, i, to) &
+        bad |= vector<kForm, kCut, kDepth, Products>(tables, part, last, i, to) &
             reinterpret_cast<PlaceLanes>(lane_numbers() < place_lanes(count - i));
       }
       part.offsets += line.offsets_step;
@@ -204,49 +223,45 @@ struct Lister {
   }
 
   // x / n for x in [0, 256), by the divisor of n.
-  template <bool kInHalves>
+  template <class Products>
   static TORCH_MAXPOOL_INLINE PlaceLanes quotients(PlaceLanes x, int32_t divisor) {
-    if constexpr (kInHalves) {
-      return high_half_products(x, place_lanes(divisor));
+    if constexpr (Products::kExist) {
+      return Products::high(x, place_lanes(divisor));
     } else {
       return x * place_lanes(divisor) >> 16;
     }
   }
 
   // From tap 0 of their window.
-  template <bool kInHalves>
+  template <class Products>
   TORCH_MAXPOOL_INLINE PlaceLanes places(PlaceLanes tap, PlaceLanes row) const {
-    if constexpr (kInHalves) {
-      return sums_of_half_products(tap | row << 16, place_lanes(both(w_pitch & 0xffff, h_pitch)));
+    if constexpr (Products::kExist) {
+      const PlaceLanes pitches = place_lanes(both(w_pitch & 0xffff, h_pitch));
+      return Products::sums(tap | row << 16, pitches);
     } else {
       return tap * place_lanes(w_pitch) + row * place_lanes(h_pitch);
     }
   }
 
-  // both(column, row): numbers of a tap. Of one that no window has, they may be any that are too large.
-  template <bool kInHalves>
+  // both(column, row): the numbers of a tap.
   TORCH_MAXPOOL_INLINE PlaceLanes numbers(PlaceLanes tap, PlaceLanes row) const {
-    if constexpr (kInHalves) {
-      return (tap | row << 16) - half_products(row, place_lanes(width));
-    } else {
-      return tap + row * place_lanes(65536 - width);
-    }
+    return (tap | row << 16) - low_half_products(row, place_lanes(width));
   }
 
   // Returns what has bad offsets: sign bits of lanes, and kCut also of their low halves.
-  template <LineForm kForm, bool kCut, bool kDepth, bool kInHalves>
+  template <LineForm kForm, bool kCut, bool kDepth, class Products>
   TORCH_MAXPOOL_INLINE PlaceLanes
   vector(const WindowTables& tables, const WindowLine& line, const uint8_t* offsets, int64_t i, int32_t* to) const {
     const PlaceLanes tap = reinterpret_cast<PlaceLanes>(load_bytes(offsets));
-    const PlaceLanes row = quotients<kInHalves>(tap, w_divisor);
-    PlaceLanes place = places<kInHalves>(tap, row);
+    const PlaceLanes row = quotients<Products>(tap, w_divisor);
+    PlaceLanes place = places<Products>(tap, row);
     PlaceLanes bad = {};
     PlaceLanes in_depth = {}; // rows of the window's depths before
     if constexpr (kDepth) {
-      const PlaceLanes d = quotients<kInHalves>(row, h_divisor);
+      const PlaceLanes d = quotients<Products>(row, h_divisor);
       place += d * place_lanes(d_pitch);
       if constexpr (kCut) {
-        in_depth = d * place_lanes(height);
+        in_depth = low_half_products(d, place_lanes(height));
         bad = kForm == kPlaneLine ? outside(
                                         d - load_vector<PlaceLanes>(tables.d_first + line.at + i),
                                         load_vector<PlaceLanes>(tables.d_room + line.at + i))
@@ -257,7 +272,7 @@ struct Lister {
     if constexpr (!kCut) {
       bad = place_lanes(taps - 1) - tap;
     } else {
-      const PlaceLanes x = numbers<kInHalves>(tap, row) - (in_depth << 16);
+      const PlaceLanes x = numbers(tap, row) - (in_depth << 16);
       PlaceLanes first =
           place_lanes(kForm == kPlaneLine ? 0 : both(kForm == kWindowLine ? line.w.first : 0, line.h.first));
       PlaceLanes room =
