@@ -3,7 +3,7 @@
 // quickest where windows are few beside the elements, or few at all.
 //
 // A unit is a group of planes, or a slab of some along their outermost dimension, which is dense in memory. Windows that
-// overlap along the width often have the winner of the one before, and its addition to wait for: then kTurns planes go in
+// overlap along the width often have the winner of the one before, and its addition to wait for: then some planes go in
 // turns. Sums of 16-bit floats are in scratch; where few are touched, only those are rounded and cleared again.
 
 namespace {
@@ -13,6 +13,7 @@ inline constexpr int64_t kSparse = 12; // elements for each window, at the least
 inline constexpr int64_t kMostSparse = 32 * 1024; // elements: sums stay in cache
 inline constexpr int64_t kClearedAtOnce = 64 * 1024; // bytes
 inline constexpr int64_t kTabledWindows = 16384; // of a plane, at the most; channels_last: times channels
+inline constexpr int64_t kTurnedBytes = 512 * 1024; // of planes in turns
 inline constexpr int64_t kListedTogether = 512; // windows of some planes
 inline constexpr int64_t kTabledRow = 65536; // of a row
 inline constexpr int64_t kShortRow = 64; // windows, channels_last times channels: below, planes have tables
@@ -110,7 +111,9 @@ struct Direct {
     for (int64_t q = first; q < first + count; q += planes, to += planes * elements) {
       const int64_t left = first + count - q;
       planes = plan.tabled > 1 ? plan.tabled : plan.turns;
-      planes = left >= planes ? planes : plan.tabled > 1 ? left : 1;
+      if (left < planes) {
+        planes = plan.tabled > 1 ? left : left >= kFewTurns ? kFewTurns : 1;
+      }
       turns = plan.tabled > 1 ? 1 : planes;
       Cell* cells;
       if constexpr (kInPlace) {
@@ -360,13 +363,11 @@ struct Direct {
         continue;
       }
       if (turns == kTurns) {
-        P::put_in_turns(cells, from, places, most, part.count);
-      } else if (kForm == kPlaneLine && plan.turns == kTurns && part.count % (kTurns * outputs) == 0) {
-        const int64_t quarter = part.count / kTurns; // whole planes
-        for (int64_t turn = 1; turn < kTurns; ++turn) {
-          from[turn] = from[0] + turn * quarter;
-        }
-        P::put_in_turns(cells, from, places, quarter, quarter);
+        P::template put_in_turns<kTurns>(cells, from, places, part.count);
+      } else if (turns == kFewTurns) {
+        P::template put_in_turns<kFewTurns>(cells, from, places, part.count);
+      } else if (kForm == kPlaneLine && plan.turns > 1 && part.count % (4 * outputs) == 0) { // of whole planes
+        P::put_quarters(cells, from[0], places, part.count / 4);
       } else {
         P::put_all(cells, from[0], places, part.count);
       }
@@ -414,7 +415,7 @@ inline int64_t cost_of_direct(const BackwardParams& p, const BackwardPlan& plan,
   const int64_t elements = shape.d.input * shape.h.input * shape.w.input * channels;
   // Windows next to each other that have the same winner wait for each other: as often as they share elements.
   const int64_t overlap = shape.w.kernel - shape.w.stride;
-  const bool waits = channels < kTurns && plan.turns == 1 && overlap > 0 && shape.w.dilation == 1;
+  const bool waits = channels < kFewTurns && plan.turns == 1 && overlap > 0 && shape.w.dilation == 1;
   const int64_t wait = waits ? 6 * overlap / (shape.w.kernel + shape.w.stride) : 0;
   constexpr int64_t kInCache = int64_t{384} << 10;
   const int64_t bytes = planes * elements * static_cast<int64_t>(sizeof(T));
@@ -452,7 +453,10 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
   plan.group = 1;
   const bool waits = !disjoint && channels == 1 && shape.w.kernel * shape.w.dilation > shape.w.stride;
   const bool sparse = kIsNarrow<T> && !disjoint && elements >= kSparse * outputs && elements <= kMostSparse;
-  plan.turns = waits && planes >= kTurns && !sparse ? kTurns : 1;
+  // Of planes that lie whole pages apart, or are large, fewer stay in the nearest cache.
+  const int64_t plane_bytes = elements * static_cast<int64_t>(sizeof(typename Puts<T, false>::Cell));
+  const bool many = planes >= kTurns && plane_bytes % 4096 != 0 && kTurns * plane_bytes <= kTurnedBytes;
+  plan.turns = !waits || sparse ? 1 : many ? kTurns : planes >= kFewTurns ? kFewTurns : 1;
   int64_t slab = elements;
   if (elements * bytes <= kDirectBytes) {
     plan.group = kDirectBytes / (bytes * elements);
@@ -462,13 +466,13 @@ inline int64_t plan_direct(const BackwardParams& p, BackwardPlan& plan) {
     slab = plan.slabs == 1 ? elements : elements / slab_axis_of(shape, plan).input * plan.slab;
   }
   if (plan.turns > 1) {
-    plan.group = plan.group < kTurns ? kTurns : plan.group / kTurns * kTurns;
+    plan.group = plan.group < plan.turns ? plan.turns : plan.group / plan.turns * plan.turns;
   }
-  // Small planes are listed together: more than one, or as many as go in turns.
-  const int64_t few = plan.turns > 1 ? kListedTogether / kTurns : kListedTogether / 2;
+  // Small planes are listed together: more than one, or as many as make quarters.
+  const int64_t few = kListedTogether / (plan.turns > 1 ? 4 : 2);
   plan.tabled = plan.form != kPlaneLine || outputs > few ? 1 : kListedTogether / outputs;
   plan.tabled = plan.tabled < plan.group ? plan.tabled : plan.group;
-  plan.tabled = plan.tabled > kTurns ? plan.tabled / kTurns * kTurns : plan.tabled;
+  plan.tabled = plan.tabled > 4 ? plan.tabled / 4 * 4 : plan.tabled;
   plan.sparse = sparse && plan.slabs == 1;
   plan.units = (planes + plan.group - 1) / plan.group * plan.slabs;
   plan.scratch_bytes = disjoint ? Direct<T, true>::scratch_bytes(plan, shape, channels, slab)

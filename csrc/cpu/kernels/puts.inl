@@ -2,8 +2,9 @@
 
 namespace {
 
-inline constexpr int64_t kListed = 1024; // windows at a time
-inline constexpr int64_t kTurns = 4; // planes
+inline constexpr int64_t kListed = 2048; // windows at a time
+inline constexpr int64_t kTurns = 8; // planes, or some
+inline constexpr int64_t kFewTurns = 4;
 inline constexpr int64_t kLongChannels = 32; // side by side: from here on family "direct_channels"
 
 template <bool kFirst, class A, class B>
@@ -77,22 +78,35 @@ struct Puts {
     }
   }
 
-  // Of kTurns planes, whose places are `apart` from each other.
+  // Of kCount planes, `count` of each, whose places are as far apart as there is room for. That the distance is known at
+  // compile time spares the loop half of its registers.
+  template <int64_t kCount>
   static __attribute__((noinline)) void put_in_turns(
       Cell* cells,
-      const Cell* const (&from)[kTurns],
+      const Cell* const* from,
       const int32_t* to,
-      int64_t apart,
       int64_t count) {
-    const Cell* const from_0 = from[0];
-    const Cell* const from_1 = from[1];
-    const Cell* const from_2 = from[2];
-    const Cell* const from_3 = from[3];
+    constexpr int64_t kApart = kListed / kCount;
+    const Cell* planes[kCount];
+#pragma GCC unroll 8
+    for (int64_t turn = 0; turn < kCount; ++turn) {
+      planes[turn] = from[turn];
+    }
     for (int64_t i = 0; i < count; ++i) {
-      put(cells[static_cast<uint32_t>(to[i])], from_0[i]);
-      put(cells[static_cast<uint32_t>(to[apart + i])], from_1[i]);
-      put(cells[static_cast<uint32_t>(to[2 * apart + i])], from_2[i]);
-      put(cells[static_cast<uint32_t>(to[3 * apart + i])], from_3[i]);
+#pragma GCC unroll 8
+      for (int64_t turn = 0; turn < kCount; ++turn) {
+        put(cells[static_cast<uint32_t>(to[turn * kApart + i])], planes[turn][i]);
+      }
+    }
+  }
+
+  // Of four quarters of a line, `count` in each.
+  static __attribute__((noinline)) void put_quarters(Cell* cells, const Cell* from, const int32_t* to, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 4
+      for (int64_t quarter = 0; quarter < 4; ++quarter) {
+        put(cells[static_cast<uint32_t>(to[quarter * count + i])], from[quarter * count + i]);
+      }
     }
   }
 };

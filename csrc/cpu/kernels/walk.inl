@@ -269,7 +269,7 @@ inline int64_t plan_walk(const BackwardParams& p, BackwardPlan& plan) {
   plan_walked_rows<T>(shape, shape.h.input, 2 * row_bytes + shape.w.output, plan);
   plan.units = planes * plan.row_blocks;
   plan_lines(is_worth_streaming(p, bytes / 2), plan.block_rows * row_bytes, plan);
-  constexpr int64_t kTapCost = kVectorBytes == 32 ? 6 : 8;
+  constexpr int64_t kTapCost = kVectorBytes > 16 ? 6 : 8;
   constexpr int64_t kUnitCost = 480;
   const int64_t vectors = (shape.w.input + Sums<T>::kLanes - 1) / Sums<T>::kLanes;
   const int64_t steps = shape.h.input + (shape.h.kernel - 1) * plan.row_blocks;
