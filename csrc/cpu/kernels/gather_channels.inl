@@ -95,6 +95,7 @@ struct GatherChannels {
   const int64_t channels;
   const TapsByPhase d_taps, h_taps, w_taps;
   const Interior inner; // windows that are whole along the width
+  const bool is_apart; // no two windows share an element, and those of one are side by side along the width
   WindowRow rows[256];
   int row_count;
   // In the order of the outputs; those of phase i are [first_ask[i], first_ask[i + 1]).
@@ -109,7 +110,8 @@ struct GatherChannels {
         d_taps(params.shape.d, 0),
         h_taps(params.shape.h, 0),
         w_taps(params.shape.w, params.shape.channels),
-        inner(interior_of(params.shape.w)) {}
+        inner(interior_of(params.shape.w)),
+        is_apart(are_disjoint(params.shape) && params.shape.w.dilation == 1) {}
 
   const T* grads() const {
     return static_cast<const T*>(p.grad_output);
@@ -133,12 +135,19 @@ struct GatherChannels {
     int64_t phase = w.pad % w.stride;
     int64_t j = w.pad / w.stride;
     for (int64_t x = 0; x < w.input; ++x, to += channels) {
-      const bool all_exist = j >= reach && j < w.output;
-      const Span taps = all_exist ? Span{first_ask[phase], first_ask[phase + 1]} : w_taps.existing(w, j, phase);
-      if (stream) {
-        all_exist ? add_up<true, true>(to, taps, j * channels) : add_up<true, false>(to, taps, j * channels);
+      if (is_apart && row_count == 1 && phase == 0 && j < w.output && x + w.kernel <= w.input) {
+        stream ? spread<true>(to, j * channels) : spread<false>(to, j * channels);
+        x += w.kernel - 1;
+        to += (w.kernel - 1) * channels;
+        phase = w.kernel - 1;
       } else {
-        all_exist ? add_up<false, true>(to, taps, j * channels) : add_up<false, false>(to, taps, j * channels);
+        const bool all_exist = j >= reach && j < w.output;
+        const Span taps = all_exist ? Span{first_ask[phase], first_ask[phase + 1]} : w_taps.existing(w, j, phase);
+        if (stream) {
+          all_exist ? add_up<true, true>(to, taps, j * channels) : add_up<true, false>(to, taps, j * channels);
+        } else {
+          all_exist ? add_up<false, true>(to, taps, j * channels) : add_up<false, false>(to, taps, j * channels);
+        }
       }
       if (++phase == w.stride) {
         phase = 0;
@@ -268,6 +277,43 @@ struct GatherChannels {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       put_sums<S, kStream>(to + v * S::kLanes, vectors.sums[v]);
+    }
+  }
+
+  // The elements of one window in this row, which no other has. `at`: of the window's channel 0 in the row of windows.
+  template <bool kStream>
+  void spread(T* to, int64_t at) const {
+    const T* const from = grads() + rows[0].at + at;
+    const uint8_t* const names = offsets() + rows[0].at + at;
+    int64_t c = 0;
+    for (; c + 4 * S::kLanes <= channels; c += 4 * S::kLanes) {
+      spread_vectors<4, kStream>(to + c, from + c, names + c);
+    }
+    for (; c + S::kLanes <= channels; c += S::kLanes) {
+      spread_vectors<1, kStream>(to + c, from + c, names + c);
+    }
+    if (c < channels) { // the last vector overlaps the one before
+      c = channels - S::kLanes;
+      spread_vectors<1, false>(to + c, from + c, names + c);
+    }
+  }
+
+  template <int kVectors, bool kStream>
+  TORCH_MAXPOOL_INLINE void spread_vectors(T* to, const T* from, const uint8_t* names) const {
+    V values[kVectors];
+    typename WideTaps<S>::V offset[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = S::load(from + v * S::kLanes);
+      offset[v] = WideTaps<S>::load(names + v * S::kLanes);
+    }
+    auto tap = WideTaps<S>::splat_of(static_cast<uint8_t>(rows[0].tap));
+    for (int64_t t = shape.w.kernel; t > 0; --t, to += channels) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        put_sums<S, kStream>(to + v * S::kLanes, add_equal<S>(V{}, values[v], offset[v], tap));
+      }
+      tap += WideTaps<S>::splat_of(1);
     }
   }
 
