@@ -243,6 +243,12 @@ def test_saved_torchscript_model():
         for _ in range(3):  # profiled, optimized, run
             check(model, Model(), tensor)
         assert runs_ours(lambda model=model: model(tensor))
+        with torch.autograd.profiler.profile() as profile:
+            model(tensor)
+        names = [event.name for event in profile.function_events]
+        # Of its four poolings, one asks for indices.
+        assert names.count("torch_maxpool::maxpool_values") == 3
+        assert names.count("torch_maxpool::maxpool_forward") == 1
         torch_maxpool.restore()
         assert not runs_ours(lambda model=model: model(tensor))
 
