@@ -3,8 +3,8 @@
 namespace {
 
 inline constexpr int64_t kListed = 2048; // windows at a time
-inline constexpr int64_t kTurns = 8; // planes, or some
-inline constexpr int64_t kFewTurns = 4;
+inline constexpr int64_t kTurns = 8; // planes that go in turns, where they stay in cache
+inline constexpr int64_t kFewTurns = 4; // else
 inline constexpr int64_t kLongChannels = 32; // side by side: from here on family "direct_channels"
 
 template <bool kFirst, class A, class B>
