@@ -153,7 +153,7 @@ def _traced(public: Callable[..., Result], rank: int) -> Callable[..., Result]:
     values, with_indices = _VALUES[rank], _WITH_INDICES[rank]
     is_handled, handled, tell, flat = has_torch_function_unary, _handled, tell_inductor, flat_padding
     are_subclasses_on, is_mode_on = torch._C._is_torch_function_enabled, torch._C._is_torch_function_mode_enabled
-    is_a, integer, name = isinstance, int, public.__name__
+    is_a, integer, sequences, name = isinstance, int, (list, tuple), public.__name__
 
     def traced(
         input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False, *, exact=False
@@ -165,7 +165,10 @@ def _traced(public: Callable[..., Result], rank: int) -> Callable[..., Result]:
         # Ints in lists: Dynamo may hold one as a SymInt, which the operators' schemas take in lists only.
         kernel_size = [kernel_size] if is_a(kernel_size, integer) else kernel_size
         stride = [stride] if is_a(stride, integer) else stride
-        padding = [padding] if is_a(padding, integer) else flat(padding, name)
+        if is_a(padding, integer):
+            padding = [padding]
+        elif is_a(padding, sequences) and padding and is_a(padding[0], sequences):
+            padding = flat(padding, name)
         dilation = [dilation] if is_a(dilation, integer) else dilation
         operator = with_indices if return_indices else values
         return operator(input, kernel_size, stride, padding, dilation, ceil_mode, exact=exact)
