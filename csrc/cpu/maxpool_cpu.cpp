@@ -159,21 +159,25 @@ void check_found(const Pooling& pooling, int64_t bad) {
       " of the outputs, counted in contiguous order)");
 }
 
-// Memory for one task, aligned for vectors; none for 0 bytes.
+// Memory for one task, aligned for vectors: on the stack where it is little, as small poolings take no longer than malloc.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) : memory_(bytes == 0 ? nullptr : c10::alloc_cpu(bytes)) {}
+  explicit Scratch(int64_t bytes) : memory_(bytes <= kOnStack ? nullptr : c10::alloc_cpu(bytes)) {}
   ~Scratch() {
-    c10::free_cpu(memory_);
+    if (memory_ != nullptr) {
+      c10::free_cpu(memory_);
+    }
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  void* get() const {
-    return memory_;
+  void* get() {
+    return memory_ == nullptr ? static_cast<void*>(small_) : memory_;
   }
 
  private:
+  static constexpr int64_t kOnStack = 32 * 1024;
   void* memory_;
+  alignas(64) char small_[kOnStack];
 };
 
 struct Pooled {
@@ -212,7 +216,7 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   const auto plan = kernels().plan_forward[element_of(input.scalar_type())](params);
   const int64_t bytes = (input.numel() + pooled.output.numel()) * input.element_size();
   run(plan.units, grain(bytes / plan.units), [&](int64_t begin, int64_t end) -> int64_t {
-    const Scratch scratch(plan.scratch_bytes);
+    Scratch scratch(plan.scratch_bytes);
     plan.run(params, plan, scratch.get(), begin, end);
     return -1;
   });
@@ -295,7 +299,7 @@ at::Tensor maxpool_backward_cpu(
   const auto plan = kernels().plan_backward[element_of(grad_output.scalar_type())](params);
   const int64_t bytes = (grad_input.numel() + grad_output.numel()) * grad_output.element_size();
   const int64_t bad = run(plan.units, grain(bytes / plan.units), [&](int64_t begin, int64_t end) {
-    const Scratch scratch(plan.scratch_bytes);
+    Scratch scratch(plan.scratch_bytes);
     return plan.run(params, plan, scratch.get(), begin, end);
   });
   check_found(pooling, bad);

@@ -1,4 +1,4 @@
-// Backward, family "disjoint": windows that lie side by side along the width (2 or 4 taps, stride as many) and do not
+// Backward, family "disjoint": windows that lie side by side along the width (2 to 4 taps, stride as many) and do not
 // overlap along height and depth. Each row of grad_input is made of one row of grad_output, straight from memory.
 
 namespace {
@@ -66,7 +66,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   }
   const V value = held(S::load(rows.grad + o));
   const TapLanes offset = load_offsets<S::kLanes>(rows.offsets + o);
-  constexpr int kPatterns = S::kLanes < kStep ? kStep / S::kLanes : 1; // of taps in the lanes
+  constexpr int kPatterns = kStep % 2 > 0 ? kStep : S::kLanes < kStep ? kStep / S::kLanes : 1; // of taps in the lanes
   V values[kStep];
   TapLanes offsets[kStep];
   TapLanes taps[kStep];
@@ -79,8 +79,10 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   };
   repeat(Number<0>());
   repeat(Number<1>());
-  if constexpr (kStep == 4) {
+  if constexpr (kStep > 2) {
     repeat(Number<2>());
+  }
+  if constexpr (kStep > 3) {
     repeat(Number<3>());
   }
   T* to = rows.to + o * kStep;
@@ -305,12 +307,12 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   const Shape& shape = p.shape;
   const auto is_apart = [](const Axis& axis) { return axis.kernel <= axis.stride && axis.dilation == 1; };
   const Axis& w = shape.w;
-  const bool has_step = w.kernel == w.stride && (w.stride == 2 || w.stride == 4) && w.pad == 0 && w.dilation == 1;
+  const bool has_step = w.kernel == w.stride && w.stride >= 2 && w.stride <= 4 && w.pad == 0 && w.dilation == 1;
   if (p.wide_offsets || !has_step || !is_apart(shape.d) || !is_apart(shape.h)) {
     return -1;
   }
   plan.family = "disjoint";
-  plan.run = w.stride == 2 ? backward_disjoint<T, 2> : backward_disjoint<T, 4>;
+  plan.run = w.stride == 2 ? backward_disjoint<T, 2> : w.stride == 3 ? backward_disjoint<T, 3> : backward_disjoint<T, 4>;
   plan.units = shape.batch * shape.channels * shape.d.input * row_groups(shape.h);
   plan.scratch_bytes = 2 * w.output;
   const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));

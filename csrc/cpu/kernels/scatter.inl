@@ -9,6 +9,7 @@ namespace {
 
 inline constexpr int64_t kScatterPlanes = 4; // in a group
 inline constexpr int64_t kScatterChannels = 16; // in a group, channels_last
+inline constexpr int64_t kMostlyCleared = 12; // elements for each window, from which clearing takes longer than adding
 inline constexpr int64_t kTabledTaps = 65536;
 inline constexpr int64_t kScatteredBytes = int64_t{16} << 20;
 inline constexpr int64_t kSlabBytes = int64_t{1} << 20;
@@ -443,8 +444,11 @@ inline int64_t plan_scatter(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
   plan.family = "scatter";
   plan.in_lockstep = in_lockstep(p);
+  const int64_t elements = planes * shape.d.input * shape.h.input * shape.w.input;
   if (p.is_channels_last) {
-    plan.group = shape.channels < kScatterChannels ? shape.channels : kScatterChannels;
+    // Where there is more to clear than to add, whole pixels are cleared.
+    const bool is_small = shape.channels < kScatterChannels || (!kIsNarrow<T> && outputs * kMostlyCleared <= elements);
+    plan.group = is_small ? shape.channels : kScatterChannels;
   } else if (plan.in_lockstep) {
     plan.group = planes >= kStreams ? kStreams : 1;
   } else {
@@ -473,7 +477,6 @@ inline int64_t plan_scatter(const BackwardParams& p, BackwardPlan& plan) {
     plan.scratch_bytes +=
         (!p.is_channels_last ? in.c * plan.group : in.d * depths) * static_cast<int64_t>(sizeof(float));
   }
-  const int64_t elements = planes * shape.d.input * shape.h.input * shape.w.input;
   const bool is_beyond = is_worth_streaming(p, elements * static_cast<int64_t>(sizeof(T)));
   const int64_t visits = elements * (kIsNarrow<T> ? 2 : 1) + (is_beyond ? elements * 3 / 2 : 0); // see cost_of_direct
   if (!plan.in_lockstep) {
