@@ -24,17 +24,10 @@ struct Owner {
   }
 };
 
-// Lane i of the result is lane (kStart + i) / kTimes of v.
-template <int kStart, int kTimes, class V, int... kIndex>
-TORCH_MAXPOOL_INLINE V repeat_lanes(V v, Sequence<kIndex...>) {
-  constexpr int kLast = static_cast<int>(sizeof...(kIndex)) - 1;
-  return __builtin_shufflevector(v, v, ((kStart + kIndex) / kTimes < kLast ? (kStart + kIndex) / kTimes : kLast)...);
-}
-
 // Tap (kStart + i) % kStep in lane i.
-template <int kStart, int kStep, int... kIndex>
-TORCH_MAXPOOL_INLINE TapLanes cycling_taps(Sequence<kIndex...>) {
-  return TapLanes{static_cast<uint8_t>((kStart + kIndex) % kStep)...};
+template <class V, int kStart, int kStep, int... kIndex>
+TORCH_MAXPOOL_INLINE V cycling_taps(Sequence<kIndex...>) {
+  return V{(kStart + kIndex) % kStep...};
 }
 
 // Rows of grad_input that belong to one row of windows of kStep taps.
@@ -64,18 +57,22 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
   if constexpr (kWay != Way::kStore) {
     fetch(rows.grad + o + kAhead);
   }
+  // Offsets are repeated as bytes, or where no instruction puts bytes in any order, as wide as sums.
+  constexpr bool kInBytes = kVectorBytes > 16;
+  typedef typename WideTaps<S, kInBytes>::V O;
   const V value = held(S::load(rows.grad + o));
-  const TapLanes offset = load_offsets<S::kLanes>(rows.offsets + o);
+  const O offset = WideTaps<S, kInBytes>::load(rows.offsets + o);
   constexpr int kPatterns = kStep % 2 > 0 ? kStep : S::kLanes < kStep ? kStep / S::kLanes : 1; // of taps in the lanes
   V values[kStep];
-  TapLanes offsets[kStep];
-  TapLanes taps[kStep];
+  O offsets[kStep];
+  O taps[kStep];
   const auto repeat = [&](auto number) {
     constexpr int kPart = decltype(number)::kNumber;
     constexpr int kStart = kPart * S::kLanes;
     values[kPart] = repeat_lanes<kStart, kStep>(value, All());
-    offsets[kPart] = repeat_lanes<kStart, kStep>(offset, MakeSequence<16>());
-    taps[kPart] = cycling_taps<kStart, kStep>(MakeSequence<16>()) + splat<TapLanes>(rows.tap);
+    offsets[kPart] = repeat_lanes<kStart, kStep>(offset, MakeSequence<kLanesOf<O>>());
+    taps[kPart] =
+        cycling_taps<O, kStart, kStep>(MakeSequence<kLanesOf<O>>()) + WideTaps<S, kInBytes>::splat_of(rows.tap);
   };
   repeat(Number<0>());
   repeat(Number<1>());
@@ -92,7 +89,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
     }
 #pragma GCC unroll 4
     for (int part = 0; part < kStep; ++part) {
-      const V v = add_where<S>(V{}, values[part], offsets[part], taps[part % kPatterns]);
+      const V v = add_equal<S>(V{}, values[part], offsets[part], taps[part % kPatterns]);
       if constexpr (kWay == Way::kStream) {
         S::stream(to + part * S::kLanes, v);
       } else {
@@ -100,7 +97,7 @@ TORCH_MAXPOOL_INLINE void spread(const SpreadRows<T>& rows, int64_t o) {
       }
     }
     for (int i = 0; i < kPatterns; ++i) {
-      taps[i] += splat<TapLanes>(static_cast<uint8_t>(kStep));
+      taps[i] += WideTaps<S, kInBytes>::splat_of(kStep);
     }
   }
 }
@@ -312,7 +309,9 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
     return -1;
   }
   plan.family = "disjoint";
-  plan.run = w.stride == 2 ? backward_disjoint<T, 2> : w.stride == 3 ? backward_disjoint<T, 3> : backward_disjoint<T, 4>;
+  plan.run = w.stride == 2 ? backward_disjoint<T, 2>
+      : w.stride == 3      ? backward_disjoint<T, 3>
+                           : backward_disjoint<T, 4>;
   plan.units = shape.batch * shape.channels * shape.d.input * row_groups(shape.h);
   plan.scratch_bytes = 2 * w.output;
   const int64_t row_bytes = w.input * static_cast<int64_t>(sizeof(T));
@@ -327,7 +326,8 @@ inline int64_t plan_disjoint(const BackwardParams& p, BackwardPlan& plan) {
   const int64_t vectors = (w.output + lanes - 1) / lanes * w.stride;
   const int64_t by_element = w.output * 2 > lanes ? w.input % w.stride > 0 ? 7 : 0 : w.input;
   const bool in_blocks = all_whole(w) && all_whole(shape.h) && all_whole(shape.d);
-  const int64_t cost = 400 + plan.units * (90 + shape.h.kernel * (vectors * 7 + by_element * 13) + (in_blocks ? 0 : 250));
+  const int64_t cost =
+      400 + plan.units * (90 + shape.h.kernel * (vectors * 7 + by_element * 13) + (in_blocks ? 0 : 250));
   return w.stride == 3 ? cost * 17 / 10 : cost; // a vector's parts have patterns of their own (measured with AVX-512)
 }
 

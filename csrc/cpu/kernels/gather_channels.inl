@@ -371,14 +371,18 @@ inline int64_t plan_gather_channels(const BackwardParams& p, BackwardPlan& plan)
   plan.stream = streams_rows(p, row_bytes, plan.units * shape.w.input * row_bytes);
   const int64_t vectors = (shape.channels + lanes - 1) / lanes;
   const int64_t windows = shape.batch * shape.d.output * shape.h.output * shape.w.output;
-  // Measured on Granite Rapids (AVX-512) and Zen 3.
-  constexpr int64_t kTapCost = kVectorBytes == 64 ? 44 : kVectorBytes == 32 ? 43 : 70;
+  // Measured on Granite Rapids (AVX-512, baseline) and Zen 3.
+  constexpr int64_t kTapCost = kVectorBytes == 64 ? 44
+      : kVectorBytes == 32                        ? 43
+      : sizeof(T) < sizeof(SumOf<T>)              ? 70
+                                                  : 42;
   constexpr int64_t kWindowCost = kVectorBytes == 64 ? 40 : 83;
   constexpr int64_t kRowCost = kVectorBytes == 64 ? 300 : 440;
   constexpr int64_t kPlaceCost = kVectorBytes == 64 ? 45 : 28;
+  constexpr int64_t kVectorCost = kVectorBytes > 16 ? 5 : 2;
   const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
   return 1800 + windows * taps * (vectors * kTapCost + kWindowCost) / 10 +
-      plan.units * (kRowCost + shape.w.input * (kPlaceCost + vectors * 5));
+      plan.units * (kRowCost + shape.w.input * (kPlaceCost + vectors * kVectorCost));
 }
 
 } // namespace

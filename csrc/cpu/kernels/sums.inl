@@ -266,6 +266,30 @@ TORCH_MAXPOOL_INLINE TapLanes load_offsets(const uint8_t* from) {
   return reinterpret_cast<TapLanes>(words);
 }
 
+// The first bytes as wider lanes: numbers, or masks of 0 and 255. Vectors of 16 bytes step by step, as what GCC 12 makes of
+// __builtin_convertvector goes lane by lane there.
+template <bool kMasks, class To>
+TORCH_MAXPOOL_INLINE To widened(TapLanes bytes) {
+  constexpr int kBytes = sizeof(To{}[0]);
+  if constexpr (sizeof(To) == 16) {
+    const auto twice = [](auto v) __attribute__((always_inline)) {
+      return low_lanes(v, kMasks ? v : decltype(v){}, MakeSequence<kLanesOf<decltype(v)>>());
+    };
+    const auto words = reinterpret_cast<Vector<uint16_t, 8>>(twice(bytes));
+    if constexpr (kBytes == 2) {
+      return reinterpret_cast<To>(words);
+    } else if constexpr (kBytes == 4) {
+      return reinterpret_cast<To>(twice(words));
+    } else {
+      return reinterpret_cast<To>(twice(reinterpret_cast<Vector<uint32_t, 4>>(twice(words))));
+    }
+  } else if constexpr (kMasks) {
+    return __builtin_convertvector(resize<Vector<int8_t, kLanesOf<To>>>(bytes), To);
+  } else {
+    return convert<To>(resize<Vector<uint8_t, kLanesOf<To>>>(bytes));
+  }
+}
+
 // sum + (offset == tap ? value : +0) in each lane, which leaves a sum that is not -0 bit for bit where offsets differ.
 template <class S>
 TORCH_MAXPOOL_INLINE typename S::V add_where(typename S::V sum, typename S::V value, TapLanes offsets, TapLanes taps) {
@@ -309,30 +333,35 @@ TORCH_MAXPOOL_INLINE typename S::V add_where(typename S::V sum, typename S::V va
     return sum + reinterpret_cast<V>(_mm_and_si128(reinterpret_cast<__m128i>(value), wins));
   }
 #endif
-  typedef Vector<int8_t, S::kLanes> NarrowMask;
   typedef Vector<typename UnsignedOf<sizeof(typename S::Sum)>::mask, S::kLanes> Mask;
-  const Vector<int8_t, 16> all = offsets == taps;
-  NarrowMask some;
-  __builtin_memcpy(&some, &all, sizeof some);
-  const Mask mask = __builtin_convertvector(some, Mask);
+  const Mask mask = widened<true, Mask>(reinterpret_cast<TapLanes>(offsets == taps));
   return sum + reinterpret_cast<V>(reinterpret_cast<Mask>(value) & mask);
 }
 
 // Offsets, or taps, one beside each sum: as wide as sums, so that those which are compared more than once are widened
 // once; bytes where comparing them gives a mask for sums of any width.
-template <class S>
-struct WideTaps {
 #if defined(TORCH_MAXPOOL_HAS_AVX512)
-  typedef TapLanes V;
+inline constexpr bool kTapsInBytes = true;
 #else
-  typedef Vector<typename UnsignedOf<sizeof(typename S::Sum)>::type, S::kLanes> V;
+inline constexpr bool kTapsInBytes = false;
 #endif
+template <class S, bool kInBytes>
+struct TapsType {
+  typedef Vector<typename UnsignedOf<sizeof(typename S::Sum)>::type, S::kLanes> type;
+};
+template <class S>
+struct TapsType<S, true> {
+  typedef TapLanes type;
+};
+template <class S, bool kInBytes = kTapsInBytes>
+struct WideTaps {
+  typedef typename TapsType<S, kInBytes>::type V;
 
   static TORCH_MAXPOOL_INLINE V load(const uint8_t* from) {
-    if constexpr (__is_same(V, TapLanes)) {
+    if constexpr (kInBytes) {
       return load_offsets<S::kLanes>(from);
     } else {
-      return convert<V>(load_vector<Vector<uint8_t, S::kLanes>>(from));
+      return widened<false, V>(load_offsets<S::kLanes>(from));
     }
   }
   // Of a number in uint8.
@@ -342,13 +371,9 @@ struct WideTaps {
 };
 
 // sum + (offset == tap ? value : +0) in each lane, as above.
-template <class S>
-TORCH_MAXPOOL_INLINE typename S::V add_equal(
-    typename S::V sum,
-    typename S::V value,
-    typename WideTaps<S>::V offsets,
-    typename WideTaps<S>::V taps) {
-  if constexpr (__is_same(typename WideTaps<S>::V, TapLanes)) {
+template <class S, class Taps>
+TORCH_MAXPOOL_INLINE typename S::V add_equal(typename S::V sum, typename S::V value, Taps offsets, Taps taps) {
+  if constexpr (__is_same(Taps, TapLanes)) {
     return add_where<S>(sum, value, offsets, taps);
   } else {
     const auto wins = offsets == taps;
