@@ -272,8 +272,10 @@ template <bool kMasks, class To>
 TORCH_MAXPOOL_INLINE To widened(TapLanes bytes) {
   constexpr int kBytes = sizeof(To{}[0]);
   if constexpr (sizeof(To) == 16) {
+    constexpr bool kIsFirst = kMasks || __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__; // a number's low byte
     const auto twice = [](auto v) __attribute__((always_inline)) {
-      return low_lanes(v, kMasks ? v : decltype(v){}, MakeSequence<kLanesOf<decltype(v)>>());
+      const auto high = kMasks ? v : decltype(v){};
+      return low_lanes(kIsFirst ? v : high, kIsFirst ? high : v, MakeSequence<kLanesOf<decltype(v)>>());
     };
     const auto words = reinterpret_cast<Vector<uint16_t, 8>>(twice(bytes));
     if constexpr (kBytes == 2) {
