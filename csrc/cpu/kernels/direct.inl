@@ -144,8 +144,9 @@ struct Direct {
           clear_touched();
           continue;
         }
-        for (int64_t i = 0; i < planes; ++i) {
-          narrow_row(to + i * elements, cells + i * size, size);
+        const bool are_adjacent = size == elements;
+        for (int64_t i = 0; i < (are_adjacent ? 1 : planes); ++i) {
+          narrow_row(to + i * elements, cells + i * size, are_adjacent ? planes * size : size);
         }
       }
     }
