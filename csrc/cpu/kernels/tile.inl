@@ -354,7 +354,9 @@ inline bool windows_cost_less(const ForwardParams& p, const ForwardPlan& plan, c
   const bool is_by_vectors = p.input_strides.w == plan.group &&
       (tile.phases == 1 ||
        (plan.group == 1 ? tile.phases <= kMostPhases : tile.phases == 2 && (plan.group == 3 || plan.group == 4)));
-  const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * (is_by_vectors ? 1 : 5);
+  constexpr int64_t kManyPhases = kVectorBytes == 64 ? 2 : 4; // of each place (measured on Granite Rapids)
+  const int64_t place_cost = !is_by_vectors ? 5 : tile.phases > 4 ? kManyPhases : 1;
+  const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * place_cost;
   const int64_t alone = cost_of_window<T>(taps);
   const int64_t in_columns = p.wide_offsets && p.offsets ? INT64_MAX : cost_in_columns<T>(p);
   return windows * (alone < in_columns ? alone : in_columns) <

@@ -61,12 +61,25 @@ inline void copy_lanes(
   strange = noted;
 }
 
-// Every third of the lanes of (a, b, c), from lane kFirst on.
-template <int kFirst, class V, int... kLane>
-TORCH_MAXPOOL_INLINE V third_lanes(V a, V b, V c, Sequence<kLane...>) {
-  constexpr int kLanes = sizeof...(kLane);
-  const V ab = __builtin_shufflevector(a, b, (3 * kLane + kFirst < 2 * kLanes ? 3 * kLane + kFirst : 0)...);
-  return __builtin_shufflevector(ab, c, (3 * kLane + kFirst < 2 * kLanes ? kLane : 3 * kLane + kFirst - kLanes)...);
+// Where lane `lane` of phase kFirst is among two vectors: lanes found so far, as far as they come from the first kStep of
+// kPhases vectors, and then the next of these.
+template <int kPhases, int kFirst, int kStep, int kLanes>
+constexpr int place_of_phase(int lane) {
+  const int at = kPhases * lane + kFirst;
+  const int found = kStep == 1 ? at % kLanes : lane;
+  return at / kLanes < kStep ? found : at / kLanes == kStep ? kLanes + at % kLanes : lane;
+}
+
+// Every kPhases-th lane of kPhases vectors, from lane kFirst on. `found`: as far as they come from the first kStep.
+template <int kFirst, int kStep, class V, int kPhases, int... kLane>
+TORCH_MAXPOOL_INLINE V lanes_of_phase(V found, const V (&v)[kPhases], Sequence<kLane...> all) {
+  if constexpr (kStep == kPhases) {
+    return found;
+  } else {
+    const V more = __builtin_shufflevector(
+        found, v[kStep], place_of_phase<kPhases, kFirst, kStep, static_cast<int>(sizeof...(kLane))>(kLane)...);
+    return lanes_of_phase<kFirst, kStep + 1>(more, v, all);
+  }
 }
 
 // Lane i of vector `phase`: lane kPhases * i + phase of them all.
@@ -76,16 +89,16 @@ TORCH_MAXPOOL_INLINE void split(V (&v)[2]) {
   v[0] = even(a, v[1]);
   v[1] = odd(a, v[1]);
 }
-template <class V>
-TORCH_MAXPOOL_INLINE void split(V (&v)[3]) {
-  typedef MakeSequence<kLanesOf<V>> All;
-  const V phases[] = {
-      third_lanes<0>(v[0], v[1], v[2], All()),
-      third_lanes<1>(v[0], v[1], v[2], All()),
-      third_lanes<2>(v[0], v[1], v[2], All())};
-  v[0] = phases[0];
-  v[1] = phases[1];
-  v[2] = phases[2];
+template <class V, int kPhases, int... kPhase>
+TORCH_MAXPOOL_INLINE void split_by(V (&v)[kPhases], Sequence<kPhase...>) {
+  const V phases[] = {lanes_of_phase<kPhase, 1>(v[0], v, MakeSequence<kLanesOf<V>>())...};
+  for (int u = 0; u < kPhases; ++u) {
+    v[u] = phases[u];
+  }
+}
+template <class V, int kPhases>
+TORCH_MAXPOOL_INLINE void split(V (&v)[kPhases]) {
+  split_by(v, MakeSequence<kPhases>());
 }
 template <class V>
 TORCH_MAXPOOL_INLINE void split(V (&v)[4]) {
@@ -273,7 +286,7 @@ struct TileRow {
 };
 
 // Places of `from`, which are adjacent elements, by columns of all phases; for those numbers of phases alone.
-inline constexpr int64_t kMostPhases = 4;
+inline constexpr int64_t kMostPhases = 8;
 template <class L>
 inline void copy_columns(
     const Tile& tile,
@@ -288,8 +301,16 @@ inline void copy_columns(
       return copy_phases<L, 2>(to, tile.stride, from, places, strange);
     case 3:
       return copy_phases<L, 3>(to, tile.stride, from, places, strange);
-    default:
+    case 4:
       return copy_phases<L, 4>(to, tile.stride, from, places, strange);
+    case 5:
+      return copy_phases<L, 5>(to, tile.stride, from, places, strange);
+    case 6:
+      return copy_phases<L, 6>(to, tile.stride, from, places, strange);
+    case 7:
+      return copy_phases<L, 7>(to, tile.stride, from, places, strange);
+    default:
+      return copy_phases<L, 8>(to, tile.stride, from, places, strange);
   }
 }
 
