@@ -275,7 +275,7 @@ TORCH_MAXPOOL_INLINE To widened(TapLanes bytes) {
     constexpr bool kIsFirst = kMasks || __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__; // a number's low byte
     const auto twice = [](auto v) __attribute__((always_inline)) {
       const auto high = kMasks ? v : decltype(v){};
-      return low_lanes(kIsFirst ? v : high, kIsFirst ? high : v, MakeSequence<kLanesOf<decltype(v)>>());
+      return zip_low(kIsFirst ? v : high, kIsFirst ? high : v);
     };
     const auto words = reinterpret_cast<Vector<uint16_t, 8>>(twice(bytes));
     if constexpr (kBytes == 2) {

@@ -137,11 +137,6 @@ template <class V, int... kIndex>
 TORCH_MAXPOOL_INLINE V first_lane(V a, Sequence<kIndex...>) {
   return __builtin_shufflevector(a, a, (0 * kIndex)...);
 }
-// Lanes 0 of a and b, lanes 1, and so on.
-template <class V, int... kIndex>
-TORCH_MAXPOOL_INLINE V low_lanes(V a, V b, Sequence<kIndex...>) {
-  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * static_cast<int>(sizeof...(kIndex)))...);
-}
 // Lane i of the result is lane (kStart + i) / kTimes of v.
 template <int kStart, int kTimes, class V, int... kIndex>
 TORCH_MAXPOOL_INLINE V repeat_lanes(V v, Sequence<kIndex...>) {
