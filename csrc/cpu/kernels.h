@@ -104,11 +104,13 @@ using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* s
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  // "windows", "columns", "run", "flat", "strips", "narrow", "slices", "sliding", "tile", "channels": for tests and reports
+  // "windows", "columns", "run", "flat", "strips", "narrow", "slices", "sliding", "tile", "channels", "transposed": for tests
+  // and reports
   const char* family;
   ForwardKernel run;
   int64_t units;
   int64_t scratch_bytes;
+  int64_t cost; // in tenths of nanoseconds, of one thread; 0 where family "transposed" is not to be compared with
   // Families "strips" and "slices": a unit is a block of rows of one plane (through all depths: "slices").
   bool stream; // the output passes by the cache
   bool in_lines; // through scratch: see streamed.inl
@@ -119,7 +121,7 @@ struct ForwardPlan {
   PoolPlane pool_exact; // null, or false: windows one by one
   // Families "tile" and "sliding": a unit is a block of rows x columns of the output, through all depths of one group of planes.
   int64_t group; // adjacent elements that share a place: channels where they are pooled as part of the row, else 1
-  // (family "narrow": planes that are a unit)
+  // (families "narrow" and "transposed": planes that are a unit)
   int64_t row_blocks, column_blocks; // units per plane
   int64_t block_rows, block_columns; // in elements of the output (columns: places)
 };

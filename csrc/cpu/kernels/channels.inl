@@ -19,6 +19,11 @@ struct TapList {
     return area < kListedTaps && within(shape.d) < kListedTaps ? area * within(shape.d) : kListedTaps;
   }
 
+  // Of scratch, for the lists of forward_channels.
+  static int64_t scratch_bytes(const Shape& shape) {
+    return most(shape) * 6 * static_cast<int64_t>(sizeof(int64_t));
+  }
+
   void fill(const ForwardParams& p, const Taps& td, const Taps& th, const Taps& tw) {
     const Shape& shape = p.shape;
     const Strides& in = p.input_strides;
@@ -258,7 +263,7 @@ inline bool plan_channels_for(const ForwardParams& p, ForwardPlan& plan) {
     plan.run = p.wide_offsets ? forward_channels<L, true, int32_t> : forward_channels<L, true, uint8_t>;
   }
   plan.units = shape.batch * shape.d.output * shape.h.output;
-  plan.scratch_bytes = TapList::most(shape) * 6 * static_cast<int64_t>(sizeof(int64_t));
+  plan.scratch_bytes = TapList::scratch_bytes(shape);
   return true;
 }
 

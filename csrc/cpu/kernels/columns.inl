@@ -232,7 +232,12 @@ inline ForwardPlan plan_single(const ForwardParams& p) {
   ForwardPlan plan = plan_windows<T>(p);
   const int64_t taps = p.shape.d.kernel * p.shape.h.kernel * p.shape.w.kernel;
   const int64_t cost = p.wide_offsets && p.offsets ? INT64_MAX : cost_in_columns<T>(p);
-  if (cost < INT64_MAX && cost < cost_of_window<T>(taps)) {
+  if (cost == INT64_MAX) {
+    return plan;
+  }
+  const int64_t alone = cost_of_window<T>(taps);
+  plan.cost = plan.units * p.shape.w.output * (cost < alone ? cost : alone) * (sizeof(T) == 8 ? 3 : 4) / 2;
+  if (cost < alone) {
     plan.family = "columns";
     plan.run = p.offsets ? forward_columns<T, true> : forward_columns<T, false>;
     const int64_t blocks = plane_bytes<T>(p.shape) / kColumnBytes;

@@ -254,6 +254,7 @@ inline bool plan_narrow_for(const ForwardParams& p, ForwardPlan& plan) {
   plan.group = block.planes;
   plan.units = rounded_up(shape.batch * shape.channels * shape.d.output, block.planes);
   plan.scratch_bytes = block.scratch_bytes(shape.h);
+  plan.cost = 2300 + cost_of_rows<T>(shape, shape.h.kernel * shape.w.kernel * 3 / 2, 60, 17);
   return true;
 }
 template <class T>

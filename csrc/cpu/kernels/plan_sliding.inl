@@ -37,6 +37,8 @@ inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardP
   plan.stream = group == 1 && written >= p.stream_bytes && is_whole(shape.w.output) && is_whole(plan.block_columns) &&
       is_aligned<typename L::V>(p.output);
   plan.fetch = !scratch.keeps_all && is_worth_fetching(written);
+  const int64_t steps = group < 64 && shape.w.kernel < 64 ? group + shape.w.kernel : 128;
+  plan.cost = cost_of_rows<typename L::Element>(shape, steps, 180, 0);
   return true;
 }
 

@@ -80,25 +80,6 @@ struct SumType<double> {
 template <class T>
 using SumOf = typename SumType<T>::type;
 
-template <class V, int... kIndex>
-TORCH_MAXPOOL_INLINE V zip_low_lanes(V a, V b, Sequence<kIndex...>) {
-  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * static_cast<int>(sizeof...(kIndex)))...);
-}
-template <class V, int... kIndex>
-TORCH_MAXPOOL_INLINE V zip_high_lanes(V a, V b, Sequence<kIndex...>) {
-  constexpr int kLanes = static_cast<int>(sizeof...(kIndex));
-  return __builtin_shufflevector(a, b, (kLanes / 2 + kIndex / 2 + kIndex % 2 * kLanes)...);
-}
-// Lanes of a and b in turns: the first half of the result and the second.
-template <class V>
-TORCH_MAXPOOL_INLINE V zip_low(V a, V b) {
-  return zip_low_lanes(a, b, MakeSequence<kLanesOf<V>>());
-}
-template <class V>
-TORCH_MAXPOOL_INLINE V zip_high(V a, V b) {
-  return zip_high_lanes(a, b, MakeSequence<kLanesOf<V>>());
-}
-
 // Vectors of kLanes sums, and the elements T in memory that they come from and go to. `store` goes to any address,
 // `store_pairs` with the lanes of two vectors in turns, `stream` past the cache to an address aligned to kBytes.
 template <class T, int kVector = kVectorBytes>

@@ -75,14 +75,15 @@ ForwardPlan plan_forward(const ForwardParams& p) {
     }
     return plan_single<T>(p);
   }
-  if (plan_run<T>(p, plan) || plan_flat<T>(p, plan) || plan_strips<T>(p, plan) || plan_narrow<T>(p, plan) ||
-      plan_sliding<T>(p, plan)) {
+  if (plan_run<T>(p, plan) || plan_flat<T>(p, plan)) {
     return plan;
   }
-  if (p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan)) {
-    return plan;
+  if (!plan_strips<T>(p, plan) && !plan_narrow<T>(p, plan) && !plan_sliding<T>(p, plan) &&
+      !(p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan))) {
+    plan = plan_single<T>(p);
   }
-  return plan_single<T>(p);
+  ForwardPlan transposed;
+  return plan_transposed<T>(p, transposed) && transposed.cost * 9 / 8 < plan.cost ? transposed : plan;
 }
 
 constexpr KernelTable table(const char* name, const BackwardTable& backward) {

@@ -127,6 +127,11 @@ inline Block block_of(const Shape& shape, const ForwardPlan& plan, int64_t unit)
   return block;
 }
 
+// Whether rows of the input lie in a tile as one line, so that they are copied together.
+inline bool has_whole_rows(const Shape& shape, int64_t group, const Tile& tile) {
+  return group == 1 && tile.phases <= kMostPhases && tile.pitch * tile.phases == shape.w.input;
+}
+
 // The champions of one slice (one depth of the input) of a block, row after row with the tile's pitch, in `line`.
 template <class L, bool kIndexed>
 inline void pool_slice(
@@ -143,8 +148,8 @@ inline void pool_slice(
   const int64_t first_row = block.row * shape.h.stride - shape.h.pad;
   const int64_t first_place = block.column * shape.w.stride - shape.w.pad;
   const Strides& in = p.input_strides;
-  const bool is_whole = group == 1 && in.w == 1 && in.h == shape.w.input && first_place == 0 && first_row >= 0 &&
-      first_row + tile.rows <= shape.h.input && tile.pitch * tile.phases == shape.w.input && tile.phases <= kMostPhases;
+  const bool is_whole = has_whole_rows(shape, group, tile) && in.w == 1 && in.h == shape.w.input && first_place == 0 &&
+      first_row >= 0 && first_row + tile.rows <= shape.h.input;
   if (is_whole) { // without padding, rows are one
     copy_columns<L>(tile, slice + first_row * in.h, tile.rows * shape.w.input, line.value, strange);
   }
@@ -336,31 +341,40 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
   }
 }
 
-// Whether to take the windows of a tile one by one: few of them, or small ones far apart. In cycles (measured on Zen 3).
+// What a tile costs for each depth of the output, but for comparing taps, in cycles (measured on Zen 3).
+struct TileCost {
+  int64_t once, rows; // of the input
+};
+
 template <class T>
-inline bool windows_cost_less(const ForwardParams& p, const ForwardPlan& plan, const Tile& tile) {
+inline TileCost cost_of_tile(const ForwardParams& p, const ForwardPlan& plan, const Tile& tile) {
   const Shape& shape = p.shape;
   constexpr int64_t kTileCost = 120;
-  constexpr int64_t kMostTaps = 1024; // more are never few
-  const int64_t windows = plan.block_rows * plan.block_columns * plan.group;
-  if (shape.h.kernel > kMostTaps || shape.w.kernel > kMostTaps) {
-    return false;
-  }
-  const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
   const int64_t slices = shape.d.stride < shape.d.kernel ? shape.d.stride : shape.d.kernel; // pooled for each depth
   const int64_t places = tile.pitch * tile.phases * plan.group;
-  const bool is_whole = plan.group == 1 && tile.phases <= kMostPhases && tile.pitch * tile.phases == shape.w.input;
   constexpr int64_t kRowCost = sizeof(T) == 1 ? 100 : 50;
   const bool is_by_vectors = p.input_strides.w == plan.group &&
       (tile.phases == 1 ||
        (plan.group == 1 ? tile.phases <= kMostPhases : tile.phases == 2 && (plan.group == 3 || plan.group == 4)));
   constexpr int64_t kManyPhases = kVectorBytes == 64 ? 2 : 4; // of each place (measured on Granite Rapids)
   const int64_t place_cost = !is_by_vectors ? 5 : tile.phases > 4 ? kManyPhases : 1;
-  const int64_t row_cost = (is_whole ? 10 : kRowCost) + places * place_cost;
+  const int64_t row_cost = (has_whole_rows(shape, plan.group, tile) ? 10 : kRowCost) + places * place_cost;
+  return {kTileCost + plan.block_rows * 15, slices * tile.rows * row_cost};
+}
+
+// Whether to take the windows of a tile one by one: few of them, or small ones far apart.
+template <class T>
+inline bool windows_cost_less(const ForwardParams& p, const ForwardPlan& plan, int64_t tile_cost) {
+  const Shape& shape = p.shape;
+  constexpr int64_t kMostTaps = 1024; // more are never few
+  const int64_t windows = plan.block_rows * plan.block_columns * plan.group;
+  if (shape.h.kernel > kMostTaps || shape.w.kernel > kMostTaps) {
+    return false;
+  }
+  const int64_t taps = shape.d.kernel * shape.h.kernel * shape.w.kernel;
   const int64_t alone = cost_of_window<T>(taps);
   const int64_t in_columns = p.wide_offsets && p.offsets ? INT64_MAX : cost_in_columns<T>(p);
-  return windows * (alone < in_columns ? alone : in_columns) <
-      kTileCost + slices * tile.rows * row_cost + plan.block_rows * 15;
+  return windows * (alone < in_columns ? alone : in_columns) < tile_cost;
 }
 
 // Chooses blocks; false where windows are too large or too sparse for tiles to be a good way.
@@ -406,13 +420,17 @@ inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) 
       tile.line > 8 * (shape.h.input * shape.w.input * group + 4096)) {
     return false;
   }
-  if (windows_cost_less<typename L::Element>(p, plan, tile)) {
+  const TileCost cost = cost_of_tile<typename L::Element>(p, plan, tile);
+  if (windows_cost_less<typename L::Element>(p, plan, cost.once + cost.rows)) {
     return false;
   }
   const TileScratch<L, kIndexed> scratch(tile, shape, plan.block_rows * tile.pitch * group);
   plan.scratch_bytes = scratch.total;
   plan.family = "tile";
   plan.units = shape.batch * (shape.channels / group) * plan.row_blocks * plan.column_blocks;
+  constexpr int64_t kHalves = sizeof(typename L::Element) == 1 ? 3 : 5; // tenths of nanoseconds in two cycles
+  const bool is_copied = shape.d.kernel == 1 && has_whole_rows(shape, group, tile);
+  plan.cost = plan.units * shape.d.output * (cost.once * kHalves + cost.rows * (is_copied ? 1 : kHalves)) / 2;
   return true;
 }
 

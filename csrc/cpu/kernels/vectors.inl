@@ -225,6 +225,25 @@ TORCH_MAXPOOL_INLINE V odd(V a, V b) {
     return odd_lanes(a, b, MakeSequence<kLanesOf<V>>());
   }
 }
+template <class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V zip_low_lanes(V a, V b, Sequence<kIndex...>) {
+  return __builtin_shufflevector(a, b, (kIndex / 2 + kIndex % 2 * static_cast<int>(sizeof...(kIndex)))...);
+}
+template <class V, int... kIndex>
+TORCH_MAXPOOL_INLINE V zip_high_lanes(V a, V b, Sequence<kIndex...>) {
+  constexpr int kLanes = static_cast<int>(sizeof...(kIndex));
+  return __builtin_shufflevector(a, b, (kLanes / 2 + kIndex / 2 + kIndex % 2 * kLanes)...);
+}
+// Lanes of a and b in turns: the first half of the result and the second.
+template <class V>
+TORCH_MAXPOOL_INLINE V zip_low(V a, V b) {
+  return zip_low_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+template <class V>
+TORCH_MAXPOOL_INLINE V zip_high(V a, V b) {
+  return zip_high_lanes(a, b, MakeSequence<kLanesOf<V>>());
+}
+
 // Lanes 1 and up of a, then lane 0 of b.
 template <class V>
 TORCH_MAXPOOL_INLINE V next(V a, V b) {
