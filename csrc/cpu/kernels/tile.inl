@@ -341,6 +341,11 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
   }
 }
 
+// Whether that is so in all tiles.
+inline bool are_rows_copied(const Shape& shape, int64_t group, const Tile& tile) {
+  return has_whole_rows(shape, group, tile) && shape.h.pad == 0 && tile.rows <= shape.h.input;
+}
+
 // What a tile costs for each depth of the output, but for comparing taps, in cycles (measured on Zen 3).
 struct TileCost {
   int64_t once, rows; // of the input
@@ -358,7 +363,7 @@ inline TileCost cost_of_tile(const ForwardParams& p, const ForwardPlan& plan, co
        (plan.group == 1 ? tile.phases <= kMostPhases : tile.phases == 2 && (plan.group == 3 || plan.group == 4)));
   constexpr int64_t kManyPhases = kVectorBytes == 64 ? 2 : 4; // of each place (measured on Granite Rapids)
   const int64_t place_cost = !is_by_vectors ? 5 : tile.phases > 4 ? kManyPhases : 1;
-  const int64_t row_cost = (has_whole_rows(shape, plan.group, tile) ? 10 : kRowCost) + places * place_cost;
+  const int64_t row_cost = (are_rows_copied(shape, plan.group, tile) ? 10 : kRowCost) + places * place_cost;
   return {kTileCost + plan.block_rows * 15, slices * tile.rows * row_cost};
 }
 
@@ -429,7 +434,7 @@ inline bool plan_tile(const ForwardParams& p, int64_t group, ForwardPlan& plan) 
   plan.family = "tile";
   plan.units = shape.batch * (shape.channels / group) * plan.row_blocks * plan.column_blocks;
   constexpr int64_t kHalves = sizeof(typename L::Element) == 1 ? 3 : 5; // tenths of nanoseconds in two cycles
-  const bool is_copied = shape.d.kernel == 1 && has_whole_rows(shape, group, tile);
+  const bool is_copied = shape.d.kernel == 1 && are_rows_copied(shape, group, tile);
   plan.cost = plan.units * shape.d.output * (cost.once * kHalves + cost.rows * (is_copied ? 1 : kHalves)) / 2;
   return true;
 }

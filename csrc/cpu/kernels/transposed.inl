@@ -151,7 +151,7 @@ class TransposedPlanes {
       planes[s] = static_cast<const T*>(p_.input) + place(first + (u + s < count ? u + s : count - 1), in);
     }
     T* to = reinterpret_cast<T*>(at_) + u;
-    if (in.w == 1 && in.h == shape.w.input && in.d == shape.h.input * shape.w.input) {
+    if (is_dense_plane(in, shape.w.input, shape.h.input, shape.d.input)) {
       copy_in<T>(planes, 0, places_.inputs, 1, to, width_);
       return;
     }
@@ -219,15 +219,14 @@ inline void plan_transposed_for(const ForwardParams& p, int64_t group, ForwardPl
 template <class T>
 inline bool plan_transposed(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
-  const Strides& out = p.output_strides;
   constexpr int64_t kMostTaps = 256;
   constexpr int64_t kSide = Square<T>::kSide;
   constexpr int64_t kLanes = Lanes<T>::kLanes;
   constexpr int64_t kSize = sizeof(T);
   const int64_t elements = shape.d.input * shape.h.input * shape.w.input;
   if (elements > 8 * kTransposedBytes / (kLanes * kSize) || shape.d.kernel > kMostTaps || shape.h.kernel > kMostTaps ||
-      shape.w.kernel > kMostTaps || shape.d.kernel * shape.h.kernel * shape.w.kernel > kMostTaps || out.w != 1 ||
-      out.h != shape.w.output || out.d != shape.h.output * shape.w.output) {
+      shape.w.kernel > kMostTaps || shape.d.kernel * shape.h.kernel * shape.w.kernel > kMostTaps ||
+      !is_dense_plane(p.output_strides, shape.w.output, shape.h.output, shape.d.output)) {
     return false;
   }
   const int64_t planes = shape.batch * shape.channels;

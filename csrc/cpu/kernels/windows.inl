@@ -171,6 +171,12 @@ void forward_windows(const ForwardParams& p, const ForwardPlan&, void*, int64_t 
   }
 }
 
+// Whether the elements of a plane follow each other.
+inline bool is_dense_plane(const Strides& strides, int64_t width, int64_t height, int64_t depth) {
+  return (width == 1 || strides.w == 1) && (height == 1 || strides.h == width) &&
+      (depth == 1 || strides.d == width * height);
+}
+
 // Whether rows follow each other in the order of units; `width`, `height`, `depth`: of a plane.
 inline bool is_dense(const Shape& shape, const Strides& strides, int64_t width, int64_t height, int64_t depth) {
   int64_t dense = width;
