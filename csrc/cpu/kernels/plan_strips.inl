@@ -20,7 +20,7 @@ inline PoolPlane find_pool_of(const Shape& shape) {
     }
     return nullptr;
   }
-  return kKernel == 4 ? nullptr : pool_plane < L, kIndexed, kKernel, kStride, kKernel == 4 ? 1 : kKernel > ;
+  return pool_plane<L, kIndexed, kKernel, kStride, kKernel>;
 }
 
 // The code for windows like these, or null.
@@ -33,13 +33,18 @@ inline PoolPlane find_pool(const Shape& shape) {
   if (w.kernel == 3 && w.stride == 2) {
     return find_pool_of<L, kIndexed, 3, 2>(shape);
   }
+  // Of 16-bit elements, rows of few columns that are far apart take less as tiles (measured on Granite Rapids).
+  constexpr bool kIsNarrow = sizeof(typename L::Lane) == 2 && sizeof(typename L::V) < kVectorBytes && !kIsExact<L>;
+  if (w.kernel == 3 && w.stride == 3 && !kIsNarrow) {
+    return find_pool_of<L, kIndexed, 3, 3>(shape);
+  }
   if (w.kernel == 3 && w.stride == 1) {
     return find_pool_of<L, kIndexed, 3, 1>(shape);
   }
   if (w.kernel == 2 && w.stride == 1) {
     return find_pool_of<L, kIndexed, 2, 1>(shape);
   }
-  if (w.kernel == 4 && w.stride == 4) {
+  if (w.kernel == 4 && w.stride == 4 && (shape.h.kernel == 1 || !kIsNarrow)) {
     return find_pool_of<L, kIndexed, 4, 4>(shape);
   }
   return nullptr;

@@ -14,7 +14,7 @@ struct EdgeOf {};
 enum class Order { kColumns, kHalves, kTwiceHalves };
 template <class L, int kKernel, int kStride, Edge kEdge>
 constexpr Order order_of() {
-  if (!kInHalves<typename L::V> || kEdge != Edge::kNone || kStride == 1) {
+  if (!kInHalves<typename L::V> || kEdge != Edge::kNone || kStride % 2 == 1) {
     return Order::kColumns;
   }
   if (kStride == 4) {
@@ -103,6 +103,17 @@ TORCH_MAXPOOL_INLINE void load_taps(
         taps[2] = next(taps[0], last);
       }
     }
+  } else if constexpr (kStride == 3) {
+    const typename L::Element* const first = from + (kLeft ? 1 : 0);
+    const typename L::Element* const third = from + 2 * kLanes - (kRight ? 1 : 0);
+    const V a = L::load(first);
+    const V c = L::load(third);
+    L::note_at(strange, first, from + kLanes);
+    L::note_at(strange, third);
+    taps[0] = kLeft ? previous(lowest, a) : a;
+    taps[1] = L::load(from + kLanes);
+    taps[2] = kRight ? next(c, lowest) : c;
+    split(taps);
   } else {
     const V a = L::load(from);
     const V b = L::load(from + kLanes);
@@ -364,7 +375,7 @@ struct Strips {
   template <class Put>
   static TORCH_MAXPOOL_INLINE void for_strips(const StripColumns& columns, const Put& put) {
     int64_t column = 0;
-    if constexpr (kStride <= 2) {
+    if constexpr (kStride <= 3) {
       if (columns.has_left) {
         put(column, EdgeOf<Edge::kLeft>());
         if (columns.last == 0) {
@@ -376,7 +387,7 @@ struct Strips {
     for (; column < columns.last; column += kLanes) {
       put(column, EdgeOf<Edge::kNone>());
     }
-    if constexpr (kStride <= 2) {
+    if constexpr (kStride <= 3) {
       if (columns.has_right) {
         put(columns.last, EdgeOf<Edge::kRight>());
         return;
@@ -515,7 +526,7 @@ inline bool strips_fit(const Axis& w) {
   const int64_t end = (w.output - 1) * w.stride - w.pad + w.kernel;
   const bool has_edges = columns.has_left || columns.has_right;
   const bool has_both = columns.has_left && columns.has_right;
-  return columns.last >= (has_both ? 1 : 0) && w.pad <= 1 && end <= w.input + 1 && !(w.stride > 2 && has_edges);
+  return columns.last >= (has_both ? 1 : 0) && w.pad <= 1 && end <= w.input + 1 && !(w.stride > 3 && has_edges);
 }
 
 // Whether all rows of the output are aligned to V.

@@ -244,6 +244,57 @@ TORCH_MAXPOOL_INLINE V zip_high(V a, V b) {
   return zip_high_lanes(a, b, MakeSequence<kLanesOf<V>>());
 }
 
+// Where lane `lane` of phase kFirst is among two vectors: lanes found so far, as far as they come from the first kStep of
+// kPhases vectors, and then the next of these.
+template <int kPhases, int kFirst, int kStep, int kLanes>
+constexpr int place_of_phase(int lane) {
+  const int at = kPhases * lane + kFirst;
+  const int found = kStep == 1 ? at % kLanes : lane;
+  return at / kLanes < kStep ? found : at / kLanes == kStep ? kLanes + at % kLanes : lane;
+}
+
+// Every kPhases-th lane of kPhases vectors, from lane kFirst on. `found`: as far as they come from the first kStep.
+template <int kFirst, int kStep, class V, int kPhases, int... kLane>
+TORCH_MAXPOOL_INLINE V lanes_of_phase(V found, const V (&v)[kPhases], Sequence<kLane...> all) {
+  if constexpr (kStep == kPhases) {
+    return found;
+  } else {
+    const V more = __builtin_shufflevector(
+        found, v[kStep], place_of_phase<kPhases, kFirst, kStep, static_cast<int>(sizeof...(kLane))>(kLane)...);
+    return lanes_of_phase<kFirst, kStep + 1>(more, v, all);
+  }
+}
+
+// Lane i of vector `phase`: lane kPhases * i + phase of them all.
+template <class V>
+TORCH_MAXPOOL_INLINE void split(V (&v)[2]) {
+  const V a = v[0];
+  v[0] = even(a, v[1]);
+  v[1] = odd(a, v[1]);
+}
+template <class V, int kPhases, int... kPhase>
+TORCH_MAXPOOL_INLINE void split_by(V (&v)[kPhases], Sequence<kPhase...>) {
+  const V phases[] = {lanes_of_phase<kPhase, 1>(v[0], v, MakeSequence<kLanesOf<V>>())...};
+  for (int u = 0; u < kPhases; ++u) {
+    v[u] = phases[u];
+  }
+}
+template <class V, int kPhases>
+TORCH_MAXPOOL_INLINE void split(V (&v)[kPhases]) {
+  split_by(v, MakeSequence<kPhases>());
+}
+template <class V>
+TORCH_MAXPOOL_INLINE void split(V (&v)[4]) {
+  V low[2] = {v[0], v[1]};
+  V high[2] = {v[2], v[3]};
+  split(low);
+  split(high);
+  v[0] = even(low[0], high[0]);
+  v[1] = even(low[1], high[1]);
+  v[2] = odd(low[0], high[0]);
+  v[3] = odd(low[1], high[1]);
+}
+
 // Lanes 1 and up of a, then lane 0 of b.
 template <class V>
 TORCH_MAXPOOL_INLINE V next(V a, V b) {
