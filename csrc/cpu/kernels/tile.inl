@@ -343,7 +343,7 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
 
 // Whether that is so in all tiles.
 inline bool are_rows_copied(const Shape& shape, int64_t group, const Tile& tile) {
-  return has_whole_rows(shape, group, tile) && shape.h.pad == 0 && tile.rows <= shape.h.input;
+  return has_whole_rows(shape, group, tile) && shape.w.pad == 0 && shape.h.pad == 0 && tile.rows <= shape.h.input;
 }
 
 // What a tile costs for each depth of the output, but for comparing taps, in cycles (measured on Zen 3).

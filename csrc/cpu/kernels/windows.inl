@@ -179,14 +179,9 @@ inline bool is_dense_plane(const Strides& strides, int64_t width, int64_t height
 
 // Whether rows follow each other in the order of units; `width`, `height`, `depth`: of a plane.
 inline bool is_dense(const Shape& shape, const Strides& strides, int64_t width, int64_t height, int64_t depth) {
-  int64_t dense = width;
-  const auto follows = [&](int64_t size, int64_t stride) {
-    const bool follows = size == 1 || stride == dense;
-    dense *= size;
-    return follows;
-  };
-  return strides.w == 1 && follows(height, strides.h) && follows(depth, strides.d) &&
-      follows(shape.channels, strides.c) && follows(shape.batch, strides.n);
+  const int64_t plane = width * height * depth;
+  return strides.w == 1 && is_dense_plane(strides, width, height, depth) &&
+      (shape.channels == 1 || strides.c == plane) && (shape.batch == 1 || strides.n == plane * shape.channels);
 }
 inline bool is_dense_input(const ForwardParams& p) {
   return is_dense(p.shape, p.input_strides, p.shape.w.input, p.shape.h.input, p.shape.d.input);
