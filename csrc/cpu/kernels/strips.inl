@@ -130,10 +130,11 @@ TORCH_MAXPOOL_INLINE void load_taps(
       taps[3] = alternate_in_halves<1, 1>(odds[0], odds[1]);
       return;
     }
-    taps[0] = even(even(a, b), even(c, d));
-    taps[1] = even(odd(a, b), odd(c, d));
-    taps[2] = odd(even(a, b), even(c, d));
-    taps[3] = odd(odd(a, b), odd(c, d));
+    taps[0] = a;
+    taps[1] = b;
+    taps[2] = c;
+    taps[3] = d;
+    split(taps);
   }
 }
 

@@ -341,7 +341,7 @@ void forward_tile(const ForwardParams& p, const ForwardPlan& plan, void* scratch
   }
 }
 
-// Whether that is so in all tiles.
+// Whether the rows of all tiles are copied together: has_whole_rows, and no tile reaches padding.
 inline bool are_rows_copied(const Shape& shape, int64_t group, const Tile& tile) {
   return has_whole_rows(shape, group, tile) && shape.w.pad == 0 && shape.h.pad == 0 && tile.rows <= shape.h.input;
 }

@@ -193,7 +193,7 @@ void forward_transposed(const ForwardParams& p, const ForwardPlan& plan, void* s
   }
 }
 
-// Fills `plan`, and its cost.
+// Fills `plan`, and its cost, in tenths of nanoseconds (measured on Granite Rapids).
 template <class L>
 inline void plan_transposed_for(const ForwardParams& p, int64_t group, ForwardPlan& plan) {
   typedef typename L::Element T;
