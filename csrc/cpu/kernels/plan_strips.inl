@@ -34,7 +34,8 @@ inline PoolPlane find_pool(const Shape& shape) {
     return find_pool_of<L, kIndexed, 3, 2>(shape);
   }
   // Of 16-bit elements, rows of few columns that are far apart take less as tiles (measured on Granite Rapids).
-  constexpr bool kIsNarrow = sizeof(typename L::Lane) == 2 && sizeof(typename L::V) < kVectorBytes && !kIsExact<L>;
+  constexpr bool kIsNarrow =
+      sizeof(typename L::Lane) == 2 && sizeof(typename L::V) == 16 && kVectorBytes > 16 && !kIsExact<L>;
   if (w.kernel == 3 && w.stride == 3 && !kIsNarrow) {
     return find_pool_of<L, kIndexed, 3, 3>(shape);
   }
