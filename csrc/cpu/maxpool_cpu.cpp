@@ -1,5 +1,6 @@
 // From tensors to plain parameters, and threads: key CPU.
 #include "../pooling.h"
+#include "joined_rows.h"
 #include "kernels.h"
 #include "memory.h"
 
@@ -213,6 +214,7 @@ Pooled forward(const at::Tensor& input, const Pooling& pooling, bool with_offset
   if (pooled.output.numel() == 0) {
     return pooled;
   }
+  join_rows(params, input.element_size());
   const auto plan = kernels().plan_forward[element_of(input.scalar_type())](params);
   const int64_t bytes = (input.numel() + pooled.output.numel()) * input.element_size();
   run(plan.units, grain(bytes / plan.units), [&](int64_t begin, int64_t end) -> int64_t {
@@ -296,6 +298,7 @@ at::Tensor maxpool_backward_cpu(
   params.wide_offsets = offsets.scalar_type() == c10::ScalarType::Int;
   params.stream_bytes = stream_bytes();
 
+  join_rows(params);
   const auto plan = kernels().plan_backward[element_of(grad_output.scalar_type())](params);
   const int64_t bytes = (grad_input.numel() + grad_output.numel()) * grad_output.element_size();
   const int64_t bad = run(plan.units, grain(bytes / plan.units), [&](int64_t begin, int64_t end) {

@@ -1,6 +1,7 @@
 // Forward, family "narrow": windows for strips.inl whose rows of the output are shorter than its narrowest vectors. Planes
-// are copied into scratch, one below the other, with rows long enough for one vector of windows. What they lack are elements that never win before one of the plane's, and so are the rows of
-// their padding. That is pooled as one tall plane, and what belongs to the planes is copied out.
+// are copied into scratch, one below the other, with rows long enough for one vector of windows. What they lack are
+// elements that never win before one of the plane's, and so are the rows of their padding. That is pooled as one tall
+// plane, and what belongs to the planes is copied out.
 
 namespace {
 

@@ -8,9 +8,14 @@ inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardP
   const int64_t group = shape.h.kernel;
   const int64_t reach = (shape.w.kernel - 1) * shape.w.dilation;
   constexpr int64_t kPlace = sizeof(typename L::Lane) + (kIndexed ? sizeof(typename L::Index) : 0);
-  const int64_t wanted = kSlidingBytes / (2 * group * kPlace) - reach;
+  const auto fitting = [&](int64_t bytes) { return bytes / (2 * group * kPlace) - reach; }; // columns of two groups
+  int64_t columns = fitting(kSlidingBytes);
+  if (columns < 12 * reach) { // neighbours read much of the same; processors with AVX-512 have larger caches
+    const int64_t most = fitting(kVectorBytes == 64 ? 2 * kSlidingBytes : kSlidingBytes);
+    columns = most < 12 * reach ? most : 12 * reach;
+  }
   const int64_t least = 8 * reach > 128 ? 8 * reach : 128;
-  const int64_t columns = wanted > least ? wanted : least;
+  columns = columns > least ? columns : least;
   const int64_t rows = 8 * group > 64 ? 8 * group : 64;
   const auto blocks = [](int64_t size, int64_t block) {
     return size <= block + block / 4 ? 1 : rounded_up(size, block);
@@ -18,7 +23,13 @@ inline bool plan_sliding_for(const ForwardParams& p, ForwardKernel run, ForwardP
   plan.column_blocks = blocks(shape.w.output, columns);
   plan.block_columns = rounded_up(shape.w.output, plan.column_blocks);
   plan.row_blocks = shape.h.output > rows ? (shape.h.output + rows / 2) / rows : 1;
-  plan.row_blocks += plan.row_blocks > 1 ? plan.row_blocks % 2 : 0; // for an even number of threads
+  const int64_t others = shape.batch * shape.channels * shape.d.output * plan.column_blocks;
+  if (others % 2 != 0 && plan.row_blocks % 2 != 0) { // for an even number of threads
+    constexpr int64_t kWorthwhile = 64 * 1024 / sizeof(typename L::Element); // elements, for two threads
+    const bool is_alone = others * plan.row_blocks == 1 && shape.h.output >= group && shape.h.output >= 64 &&
+        shape.h.output * shape.w.output >= kWorthwhile;
+    plan.row_blocks += plan.row_blocks > 1 ? -1 : is_alone;
+  }
   plan.block_rows = rounded_up(shape.h.output, plan.row_blocks);
   plan.row_blocks = rounded_up(shape.h.output, plan.block_rows);
   // A rest narrower than a vector is added to the last block.

@@ -129,7 +129,7 @@ inline Block block_of(const Shape& shape, const ForwardPlan& plan, int64_t unit)
 
 // Whether rows of the input lie in a tile as one line, so that they are copied together.
 inline bool has_whole_rows(const Shape& shape, int64_t group, const Tile& tile) {
-  return group == 1 && tile.phases <= kMostPhases && tile.pitch * tile.phases == shape.w.input;
+  return group == 1 && tile.pitch * tile.phases == shape.w.input;
 }
 
 // The champions of one slice (one depth of the input) of a block, row after row with the tile's pitch, in `line`.
@@ -358,12 +358,15 @@ inline TileCost cost_of_tile(const ForwardParams& p, const ForwardPlan& plan, co
   const int64_t slices = shape.d.stride < shape.d.kernel ? shape.d.stride : shape.d.kernel; // pooled for each depth
   const int64_t places = tile.pitch * tile.phases * plan.group;
   constexpr int64_t kRowCost = sizeof(T) == 1 ? 100 : 50;
+  const bool is_copied = are_rows_copied(shape, plan.group, tile);
+  const bool is_by_squares = sizeof(T) < 8 && (is_copied ? tile.rows : 1) * tile.pitch >= 2 * Lanes<T>::kLanes;
   const bool is_by_vectors = p.input_strides.w == plan.group &&
       (tile.phases == 1 ||
-       (plan.group == 1 ? tile.phases <= kMostPhases : tile.phases == 2 && (plan.group == 3 || plan.group == 4)));
+       (plan.group == 1 ? tile.phases <= kMostPhases || is_by_squares
+                        : tile.phases == 2 && (plan.group == 3 || plan.group == 4)));
   constexpr int64_t kManyPhases = kVectorBytes == 64 ? 2 : 4; // of each place (measured on Granite Rapids)
   const int64_t place_cost = !is_by_vectors ? 5 : tile.phases > 4 ? kManyPhases : 1;
-  const int64_t row_cost = (are_rows_copied(shape, plan.group, tile) ? 10 : kRowCost) + places * place_cost;
+  const int64_t row_cost = (is_copied ? 10 : kRowCost) + places * place_cost;
   return {kTileCost + plan.block_rows * 15, slices * tile.rows * row_cost};
 }
 

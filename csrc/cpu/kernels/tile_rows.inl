@@ -234,7 +234,78 @@ struct TileRow {
   }
 };
 
-// Places of `from`, which are adjacent elements, by columns of all phases; for those numbers of phases alone.
+// The same for any number of phases, by squares of kSide columns and phases, of whole columns only. Returns how many places
+// those are.
+template <class L>
+inline int64_t copy_phases_by_squares(
+    const Tile& tile,
+    const typename L::Element* from,
+    int64_t places,
+    typename L::Lane* to,
+    typename L::Mask& strange) {
+  typedef typename L::Element T;
+  typedef Square<T> Squares;
+  constexpr int kSide = Squares::kSide;
+  constexpr int kLanes = L::kLanes;
+  constexpr int kColumns = kLanes > kSide ? kLanes : kSide;
+  const int64_t phases = tile.phases;
+  const int64_t stride = tile.stride;
+  const int64_t columns = places / phases;
+  const int64_t last = phases > kSide ? phases - kSide : 0; // the last squares overlap those before
+  const int used = static_cast<int>(phases < kSide ? phases : kSide);
+  alignas(64) T elements[kSide][kColumns] = {};
+  typename L::Mask noted = strange;
+  int64_t begin = 0;
+  const auto take = [&](int64_t c, int64_t first, const auto& row) __attribute__((always_inline)) {
+    Squares square;
+    for (int u = 0; u < kSide; ++u) {
+      square.row[u] = row((begin + c + u) * phases + first);
+    }
+    square.transpose();
+    for (int u = 0; u < kSide; ++u) {
+      store_vector(&elements[u][c], square.row[u]);
+    }
+  };
+  const auto put = [&](int64_t first) __attribute__((always_inline)) {
+    for (int u = 0; u < used; ++u) {
+      for (int c = 0; c < kColumns; c += kLanes) {
+        L::note_at(noted, &elements[u][c]);
+        store_vector(to + (first + u) * stride + begin + c, L::load(&elements[u][c]));
+      }
+    }
+  };
+  for (; (begin + kColumns - 1) * phases + last + kSide <= places; begin += kColumns) {
+    for (int64_t phase = 0; phase < phases; phase += kSide) {
+      const int64_t first = phase < last ? phase : last;
+      for (int c = 0; c < kColumns; c += kSide) {
+        take(c, first, [&](int64_t at) __attribute__((always_inline)) {
+          return load_vector<typename Squares::V>(from + at);
+        });
+      }
+      put(first);
+    }
+  }
+  // Fewer columns than that, and nothing beyond the places.
+  for (int64_t phase = 0; phase < phases && begin < columns; phase += kSide) {
+    const int64_t first = phase < last ? phase : last;
+    for (int64_t c = 0; begin + c < columns && c < kColumns; c += kSide) {
+      take(c, first, [&](int64_t at) __attribute__((always_inline)) {
+        typename Squares::V v = {};
+        if (at + kSide <= places) {
+          v = load_vector<typename Squares::V>(from + at);
+        } else if (at < places) {
+          copy_bytes(&v, from + at, (places - at) * static_cast<int64_t>(sizeof(T)));
+        }
+        return v;
+      });
+    }
+    put(first);
+  }
+  strange = noted;
+  return columns * phases;
+}
+
+// Places of `from`, which are adjacent elements, by columns of all phases; for those numbers of phases by shuffles alone.
 inline constexpr int64_t kMostPhases = 8;
 template <class L>
 inline void copy_columns(
@@ -258,8 +329,11 @@ inline void copy_columns(
       return copy_phases<L, 6>(to, tile.stride, from, places, strange);
     case 7:
       return copy_phases<L, 7>(to, tile.stride, from, places, strange);
-    default:
+    case 8:
       return copy_phases<L, 8>(to, tile.stride, from, places, strange);
+    default:
+      const int64_t done = copy_phases_by_squares<L>(tile, from, places, to, strange);
+      TileRow<L>{tile, 1, from, 1, to}.copy(done, places, strange);
   }
 }
 
@@ -302,7 +376,7 @@ inline void load_row(
   places_of.copy(left, begin, strange);
   int64_t done = begin;
   typename L::Lane* const lanes = to + column * group;
-  if (is_dense && group == 1 && tile.phases <= kMostPhases) {
+  if (is_dense && group == 1) {
     copy_columns<L>(tile, from + begin, end - begin, lanes, strange);
     done = end;
   } else if (is_dense && tile.phases == 2 && (group == 3 || group == 4)) {

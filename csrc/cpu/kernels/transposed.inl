@@ -5,27 +5,6 @@ namespace {
 
 inline constexpr int64_t kTransposedBytes = 48 * 1024; // wanted size of planes in scratch
 
-// kSide x kSide elements: lane c of row r becomes lane r of row c.
-template <class T>
-struct Square {
-  static constexpr int kSide = 16 / static_cast<int>(sizeof(T));
-  typedef Vector<typename UnsignedOf<sizeof(T)>::type, kSide> V;
-  V row[kSide];
-
-  TORCH_MAXPOOL_INLINE void transpose() {
-    for (int distance = 1; distance < kSide; distance *= 2) {
-      V next[kSide];
-      for (int i = 0; i < kSide / 2; ++i) {
-        next[2 * i] = zip_low(row[i], row[i + kSide / 2]);
-        next[2 * i + 1] = zip_high(row[i], row[i + kSide / 2]);
-      }
-      for (int i = 0; i < kSide; ++i) {
-        row[i] = next[i];
-      }
-    }
-  }
-};
-
 // The planes of a unit in scratch: an element of all planes, then the next. Planes repeat the last one up to `width`.
 template <class T>
 struct Transposed {

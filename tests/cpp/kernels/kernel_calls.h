@@ -2,6 +2,7 @@
 // definition. For test_kernels.cpp, where instruments (guard pages, sanitizers, valgrind) see the kernels alone.
 #pragma once
 
+#include "../../../csrc/cpu/joined_rows.h"
 #include "../../../csrc/cpu/kernels.h"
 
 #include <sys/mman.h>

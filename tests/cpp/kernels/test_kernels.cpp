@@ -104,14 +104,29 @@ class Tester {
   void run_in(Memory& memory, const Problem& problem, const Runner& runner, int64_t seed) {
     char* input = memory.place(kInput, static_cast<int64_t>(input_.size()), kElementBytes[problem.element]);
     std::memcpy(input, input_.data(), input_.size());
-    forward(memory, problem, runner, input, true);
-    forward(memory, problem, runner, input, false);
-    places(memory, problem, runner, input);
-    if (problem.element < kFloatingCount) {
-      backward(memory, problem, runner, static_cast<uint32_t>(seed));
+    for (const bool joins : {false, true}) {
+      joins_ = joins;
+      if (joins && !is_joined(problem)) {
+        break;
+      }
+      forward(memory, problem, runner, input, true);
+      forward(memory, problem, runner, input, false);
+      if (problem.element < kFloatingCount) {
+        backward(memory, problem, runner, static_cast<uint32_t>(seed));
+      }
     }
+    places(memory, problem, runner, input);
     memory.check_surroundings();
     ++runs_;
+  }
+
+  static bool is_joined(const Problem& problem) {
+    ForwardParams params{};
+    params.shape = problem.shape;
+    params.input_strides = problem.input().strides;
+    params.output_strides = problem.output().strides;
+    join_rows(params, kElementBytes[problem.element]);
+    return std::memcmp(&params.shape, &problem.shape, sizeof params.shape) != 0;
   }
 
   auto scratch_in(Memory& memory) {
@@ -153,6 +168,10 @@ class Tester {
     params.wide_offsets = with_offsets && problem.wide();
     params.stream_bytes = stream_bytes_;
     params.infinity = problem.element == kFloat16 ? 0x7c00 : 0x7f80;
+    std::memset(output, 0x5a, out.elements() * bytes); // nothing of the call before
+    if (joins_) {
+      join_rows(params, bytes);
+    }
     run_forward(*table_, problem.element, params, runner, scratch_in(memory));
     for (const Winner& winner : winners_) {
       const char* got = output + winner.output * bytes;
@@ -254,6 +273,10 @@ class Tester {
     params.wide_offsets = problem.wide();
     params.stream_bytes = stream_bytes_;
     const std::vector<double> sums = fill_gradient(problem, grad_output, seed);
+    std::memset(grad_input, 0x5a, grad.elements() * bytes);
+    if (joins_) {
+      join_rows(params);
+    }
     const auto call = [&] { return run_backward(*table_, problem.element, params, runner, scratch_in(memory)); };
     check(call() == -1, "backward: a right offset was refused");
     for (int64_t i = 0; i < grad.elements(); ++i) {
@@ -303,6 +326,7 @@ class Tester {
   GuardedMemory at_start_;
   const KernelTable* table_ = nullptr;
   int64_t stream_bytes_ = 0;
+  bool joins_ = false; // rows, before kernels see them
   int64_t cases_ = 0;
   int64_t runs_ = 0;
 };
@@ -339,6 +363,26 @@ void run_random(Tester& tester, Element element, int64_t draws) {
     const int64_t outputs = planes * d.output * h.output * w.output;
     if (outputs * d.kernel * h.kernel * w.kernel < 500000 && planes * d.input * h.input * w.input < 200000) {
       tester.run({element, {d, h, w, batch, channels}, layout});
+    }
+  }
+}
+
+// Rows and planes of few elements, many of which are joined, and windows that move by more than vectors are split for.
+void run_tiled(Tester& tester, Element element) {
+  const Axis none = make_axis(1, 1, 1, 1, {0, 0}, false);
+  for (int64_t side = 1; side <= 20; ++side) {
+    const Window tiles{side, side, 0, 0, 1};
+    const Window tiles_in_part{side / 2 + 1, side, 0, 0, 1};
+    const Axis whole = axis_of(tiles, side);
+    for (const Layout layout : kLayouts) {
+      tester.run({element, {none, none, whole, 3, 67}, layout});
+      tester.run({element, {none, whole, whole, 2, 33}, layout});
+      tester.run({element, {axis_of(tiles, 2 * side), whole, axis_of(tiles, 1), 2, 5}, layout});
+      tester.run({element, {none, axis_of(tiles, 2), axis_of(tiles_in_part, 3 * side), 5, 40}, layout});
+      tester.run({element, {none, axis_of(tiles, 3 * side), axis_of(tiles, 3 * side), 1, 2}, layout});
+    }
+    for (const Window& window : {tiles, tiles_in_part, Window{2 * side, side, 1, 1, 1}}) {
+      tester.run({element, {none, none, axis_of(window, 150 * side + 1), 1, 1}, Layout::kContiguous});
     }
   }
 }
@@ -380,6 +424,7 @@ void run_all(Tester& tester) {
     }
     const Window beyond_16_bits{70000, 1, 20, 20, 1};
     tester.run({element, {none, none, axis_of(beyond_16_bits, 70000), 1, 1}, Layout::kContiguous});
+    run_tiled(tester, element);
     run_random(tester, element, 1000);
     // Inputs of 5 MiB, more than a core's own cache.
     for (const int64_t width : {2048, 1029}) {
