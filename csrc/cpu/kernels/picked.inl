@@ -83,8 +83,7 @@ void forward_picked(const ForwardParams& p, const ForwardPlan&, void*, int64_t b
 template <class T>
 inline bool plan_picked(const ForwardParams& p, ForwardPlan& plan) {
   const Shape& shape = p.shape;
-  if (shape.d.kernel > 1 || shape.h.kernel > 1 || shape.w.kernel > 1 || p.input_strides.w != 1 ||
-      !is_dense_output(p)) {
+  if (shape.d.kernel > 1 || shape.h.kernel > 1 || shape.w.kernel > 1 || p.input_strides.w != 1 || !is_dense_output(p)) {
     return false;
   }
   plan = plan_windows<T>(p);
