@@ -272,6 +272,11 @@ inline bool plan_channels(const ForwardParams& p, ForwardPlan& plan) {
   if (plan_channels_for<Lanes<T>>(p, plan)) {
     return true;
   }
+  if constexpr (kVectorBytes > 32 && (sizeof(T) == 2 || sizeof(T) == 4)) {
+    if (plan_channels_for<Lanes<T, 32>>(p, plan)) {
+      return true;
+    }
+  }
   if constexpr (kVectorBytes > 16) {
     return plan_channels_for<Lanes<T, 16>>(p, plan);
   }

@@ -185,6 +185,26 @@ struct TileRow {
       });
       return;
     }
+    if constexpr (sizeof(typename L::Element) <= 2) { // of others a vector holds too few
+      if (L::kLanes >= 8 && (end - begin) * group >= tile.phases * (L::kLanes / 2)) {
+        switch (group) {
+          case 2:
+            return copy_groups<2>(begin, end, strange);
+          case 3:
+            return copy_groups<3>(begin, end, strange);
+          case 4:
+            return copy_groups<4>(begin, end, strange);
+          case 5:
+            return copy_groups<5>(begin, end, strange);
+          case 6:
+            return copy_groups<6>(begin, end, strange);
+          case 7:
+            return copy_groups<7>(begin, end, strange);
+          case 8:
+            return copy_groups<8>(begin, end, strange);
+        }
+      }
+    }
     const auto copy_one = [&strange, row = *this](int64_t place, typename L::Lane* lanes) {
       for (int64_t g = 0; g < row.group; ++g) {
         lanes[g] = L::lane(row.from[place * row.stride + g]);
@@ -211,6 +231,30 @@ struct TileRow {
         store_vector(to + phase * tile.stride + column, L::load(elements));
       }
     }
+  }
+
+  // As many groups at a time as fill a vector.
+  template <int kGroup>
+  void copy_groups(int64_t begin, int64_t end, typename L::Mask& strange) const {
+    typedef typename L::Element T;
+    constexpr int kLanes = L::kLanes;
+    constexpr int64_t kPlaces = kLanes / kGroup;
+    T elements[kLanes] = {};
+    typename L::Mask noted = strange;
+    for (int64_t phase = 0; phase < tile.phases; ++phase) {
+      int64_t column = (begin - phase + tile.phases - 1) / tile.phases;
+      const int64_t last = (end - phase + tile.phases - 1) / tile.phases;
+      const T* read = from + (column * tile.phases + phase) * stride;
+      for (; column < last; column += kPlaces) {
+        const int64_t count = last - column < kPlaces ? last - column : kPlaces;
+        for (int64_t i = 0; i < count; ++i, read += tile.phases * stride) {
+          __builtin_memcpy(elements + i * kGroup, read, kGroup * sizeof(T));
+        }
+        L::note_at(noted, elements);
+        store_vector(to + phase * tile.stride + column * kGroup, L::load(elements));
+      }
+    }
+    strange = noted;
   }
 
   template <class Put>
