@@ -104,8 +104,8 @@ using ForwardKernel = void (*)(const ForwardParams&, const ForwardPlan&, void* s
 
 // How a forward is to be computed.
 struct ForwardPlan {
-  // "windows", "columns", "picked", "run", "flat", "strips", "narrow", "slices", "sliding", "tile", "channels",
-  // "transposed": for tests and reports
+  // "windows", "columns", "picked", "run", "short runs", "flat", "strips", "narrow", "slices", "sliding", "tile",
+  // "channels", "transposed": for tests and reports
   const char* family;
   ForwardKernel run;
   int64_t units;

@@ -29,6 +29,7 @@
 #include "kernels/lines.inl"
 #include "kernels/run.inl"
 #include "kernels/picked.inl"
+#include "kernels/short_runs.inl"
 #include "kernels/strips.inl"
 #include "kernels/slices.inl"
 #include "kernels/plan_strips.inl"

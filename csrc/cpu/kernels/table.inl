@@ -78,8 +78,9 @@ ForwardPlan plan_forward(const ForwardParams& p) {
   if (plan_run<T>(p, plan) || plan_flat<T>(p, plan)) {
     return plan;
   }
-  if (!plan_picked<T>(p, plan) && !plan_runs<T>(p, plan) && !plan_strips<T>(p, plan) && !plan_narrow<T>(p, plan) &&
-      !plan_sliding<T>(p, plan) && !(p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan))) {
+  if (!plan_picked<T>(p, plan) && !plan_short_runs<T>(p, plan) && !plan_runs<T>(p, plan) && !plan_strips<T>(p, plan) &&
+      !plan_narrow<T>(p, plan) && !plan_sliding<T>(p, plan) &&
+      !(p.output_strides.w == 1 && plan_tiles<T>(p, 1, plan))) {
     plan = plan_single<T>(p);
   }
   ForwardPlan transposed;
