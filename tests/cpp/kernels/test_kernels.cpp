@@ -373,14 +373,18 @@ void run_tiled(Tester& tester, Element element) {
   for (int64_t side = 1; side <= 20; ++side) {
     const Window tiles{side, side, 0, 0, 1};
     const Window tiles_in_part{side / 2 + 1, side, 0, 0, 1};
+    const Window reaches_beyond{2, side, 0, 0, side, true}; // the last one, as it does into the next row
     const Axis whole = axis_of(tiles, side);
     for (const Layout layout : kLayouts) {
       tester.run({element, {none, none, whole, 3, 67}, layout});
       tester.run({element, {none, whole, whole, 2, 33}, layout});
+      tester.run({element, {none, none, axis_of(reaches_beyond, 3 * side), 2, 3}, layout});
       tester.run({element, {axis_of(tiles, 2 * side), whole, axis_of(tiles, 1), 2, 5}, layout});
       tester.run({element, {none, axis_of(tiles, 2), axis_of(tiles_in_part, 3 * side), 5, 40}, layout});
       tester.run({element, {none, axis_of(tiles, 3 * side), axis_of(tiles, 3 * side), 1, 2}, layout});
     }
+    tester.run({element, {none, none, whole, 64, 48}, Layout::kContiguous}); // more than are joined to one row
+    tester.run({element, {none, whole, whole, 3, 400}, Layout::kChannelsLast});
     for (const Window& window : {tiles, tiles_in_part, Window{2 * side, side, 1, 1, 1}}) {
       tester.run({element, {none, none, axis_of(window, 150 * side + 1), 1, 1}, Layout::kContiguous});
     }
