@@ -60,16 +60,14 @@ template <class T>
 void forward_picked(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
   typedef typename UnsignedOf<sizeof(T)>::type U;
   const Shape& shape = p.shape;
-  const Strides& in = p.input_strides;
-  const Strides& out = p.output_strides;
   const int64_t count = shape.w.output;
   const int64_t stride = shape.w.stride;
   const bool is_dense = is_dense_input(p);
   const int64_t all = shape.batch * shape.channels * shape.d.input * shape.h.input * shape.w.input;
   Row row = row_of(shape, begin);
   for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
-    const int64_t at = row.n * in.n + row.c * in.c + row.d * shape.d.stride * in.d + row.h * shape.h.stride * in.h;
-    const int64_t to = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+    const int64_t at = input_place(p, row);
+    const int64_t to = output_place(p.output_strides, row);
     const int64_t readable = is_dense ? all - at : shape.w.input;
     pick<U>(static_cast<const U*>(p.input) + at, readable, stride, static_cast<U*>(p.output) + to, count);
   }

@@ -17,7 +17,7 @@ int64_t places_of(const PlacesParams& p, int64_t begin, int64_t end) {
     const Taps td = taps_of(shape.d, row.d);
     const Taps th = taps_of(shape.h, row.h);
     for (int64_t o = 0; o < shape.w.output; ++o) {
-      const int64_t at = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h + o * out.w;
+      const int64_t at = output_place(out, row) + o * out.w;
       const int64_t offset = static_cast<const volatile Offset*>(p.offsets)[at];
       Place place;
       const int64_t found = resolve(shape, td, th, taps_of(shape.w, o), offset, place);

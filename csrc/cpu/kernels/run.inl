@@ -125,9 +125,8 @@ void forward_run(const ForwardParams& p, const ForwardPlan&, void*, int64_t begi
   Row row = row_of(shape, begin / columns);
   int64_t o = begin % columns;
   for (int64_t unit = begin; unit < end; advance(shape, row), o = 0) {
-    const T* const from =
-        input + row.n * in.n + row.c * in.c + row.d * shape.d.stride * in.d + row.h * shape.h.stride * in.h;
-    const int64_t to = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+    const T* const from = input + input_place(p, row);
+    const int64_t to = output_place(out, row);
     for (; o < columns && unit < end; ++o, ++unit) {
       const Taps cut = taps_of(shape.w, o);
       const int64_t count = (cut.last - cut.first) * across;

@@ -59,15 +59,12 @@ inline bool has_nan(const ForwardParams& p, const double* row, int64_t count) {
 // Units: rows of the output.
 inline void forward_short_runs(const ForwardParams& p, const ForwardPlan&, void*, int64_t begin, int64_t end) {
   const Shape& shape = p.shape;
-  const Strides& in = p.input_strides;
-  const Strides& out = p.output_strides;
   const Axis& w = shape.w;
   const Interior inner = interior_of(w);
   Row row = row_of(shape, begin);
   for (int64_t unit = begin; unit < end; ++unit, advance(shape, row)) {
-    const double* const from = static_cast<const double*>(p.input) + row.n * in.n + row.c * in.c +
-        row.d * shape.d.stride * in.d + row.h * shape.h.stride * in.h;
-    double* const to = static_cast<double*>(p.output) + row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+    const double* const from = static_cast<const double*>(p.input) + input_place(p, row);
+    double* const to = static_cast<double*>(p.output) + output_place(p.output_strides, row);
     if (inner.begin >= inner.end || has_nan(p, from, w.input)) {
       forward_row<double>(p, row, 0, w.output);
       continue;

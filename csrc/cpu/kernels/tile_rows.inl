@@ -176,7 +176,7 @@ struct TileRow {
   // Places [begin, end), which lie within the input, for any phases, group and stride.
   void copy(int64_t begin, int64_t end, typename L::Mask& strange) const {
     if (group == 1 && end - begin >= tile.phases * (L::kLanes / 2)) {
-      copy_by_phases(begin, end, strange);
+      copy_groups<1>(begin, end, strange);
       return;
     }
     if (group % L::kLanes == 0) {
@@ -215,24 +215,6 @@ struct TileRow {
   }
 
  private:
-  void copy_by_phases(int64_t begin, int64_t end, typename L::Mask& strange) const {
-    constexpr int kLanes = L::kLanes;
-    for (int64_t phase = 0; phase < tile.phases; ++phase) {
-      int64_t column = (begin - phase + tile.phases - 1) / tile.phases;
-      const int64_t last = (end - phase + tile.phases - 1) / tile.phases;
-      const typename L::Element* read = from + (column * tile.phases + phase) * stride;
-      typename L::Element elements[kLanes] = {};
-      for (; column < last; column += kLanes) {
-        const int64_t count = last - column < kLanes ? last - column : kLanes;
-        for (int64_t i = 0; i < count; ++i, read += tile.phases * stride) {
-          elements[i] = *read;
-        }
-        L::note_at(strange, elements);
-        store_vector(to + phase * tile.stride + column, L::load(elements));
-      }
-    }
-  }
-
   // As many groups at a time as fill a vector.
   template <int kGroup>
   void copy_groups(int64_t begin, int64_t end, typename L::Mask& strange) const {

@@ -91,6 +91,15 @@ inline void advance(const Shape& shape, Row& row) {
   ++row.n;
 }
 
+// Where a row of the output lies; and, of rows whose windows begin within the input, tap 0 of them but for the width.
+inline int64_t output_place(const Strides& out, const Row& row) {
+  return row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+}
+inline int64_t input_place(const ForwardParams& p, const Row& row) {
+  const Strides& in = p.input_strides;
+  return row.n * in.n + row.c * in.c + row.d * p.shape.d.stride * in.d + row.h * p.shape.h.stride * in.h;
+}
+
 // One window: its maximum and the number of the tap that has it; the lowest value and 0 where it has no element.
 template <class T>
 struct Winner {
@@ -146,7 +155,7 @@ void forward_row(const ForwardParams& p, const Row& row, int64_t begin, int64_t 
   }
   const Strides& out = p.output_strides;
   const T* plane = static_cast<const T*>(p.input) + row.n * p.input_strides.n + row.c * p.input_strides.c;
-  const int64_t out_row = row.n * out.n + row.c * out.c + row.d * out.d + row.h * out.h;
+  const int64_t out_row = output_place(out, row);
   const Taps td = taps_of(p.shape.d, row.d);
   const Taps th = taps_of(p.shape.h, row.h);
   for (int64_t o = begin; o < end; ++o) {
